@@ -1,0 +1,1 @@
+"""Engines: things that turn images and a question into answers."""

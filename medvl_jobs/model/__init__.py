@@ -1,0 +1,1 @@
+"""What train and eval share: the checkpoint, the prompt renderer and the collator."""

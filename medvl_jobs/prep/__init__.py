@@ -1,0 +1,1 @@
+"""prep: parquet of any quality in, a validated dataset with a split that does not leak out."""

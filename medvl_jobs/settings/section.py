@@ -1,0 +1,28 @@
+"""The base of every settings class, and the line between what changes a result and what only changes how it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def semantic(self) -> dict[str, Any]:
+        """The settings that change the result; those marked `operational` are left out, at any depth."""
+        values: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"):
+                continue
+            value = getattr(self, name)
+            values[name] = value.semantic() if isinstance(value, Section) else self.model_dump(mode="json")[name]
+        return values
+
+
+def operational(default: Any, **constraints: Any) -> Any:
+    """A field that does not change a stage's output (where it lies, how fast it is made), so not its key either."""
+    return Field(default, json_schema_extra={"operational": True}, **constraints)

@@ -1,0 +1,1 @@
+"""train: prepared dataset in, LoRA adapter out."""
