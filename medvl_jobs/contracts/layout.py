@@ -29,6 +29,8 @@ from __future__ import annotations
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
+RUN_FILE = "run.yaml"
+PLAN = "plan.json"
 PREDICT_RESULTS = "predict_results.json"
 SCORES = "scores.parquet"
 TRAINER_LOG = "trainer_log.jsonl"
@@ -64,6 +66,11 @@ def predictions(key: str) -> str:
 def run(name: str, key: str) -> str:
     """Prefix of one run: its settings, plan and report."""
     return f"runs/{name}/{key}"
+
+
+def report_file(name: str, key: str, file: str) -> str:
+    """One file of a run's report."""
+    return f"{run(name, key)}/report/{file}"
 
 
 def latest(name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import pyarrow as pa
 
@@ -53,6 +55,32 @@ QUARANTINE = _with_hf_image(
     )
 )
 """One refused row: where it came from (file and row number, from 0), why, and its original content."""
+
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One finished answer; a line of ``part-*.jsonl``. ``predict`` and ``label`` are LLaMA-Factory's names."""
+
+    example_id: str
+    image_id: str
+    """The example whose image was shown: ``example_id`` itself, or another's in a control."""
+    predict: str
+    label: str
+    """The reference caption."""
+    new_tokens: int
+    finish: Literal["stop", "length"]
+    """``length``: cut off by ``eval.max_new_tokens``."""
+
+    def to_line(self) -> str:
+        """One JSON line, ending in a newline."""
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+
+def read_predictions(text: str) -> list[Prediction]:
+    """The inverse of `Prediction.to_line` over a whole part."""
+    return [Prediction(**json.loads(line)) for line in text.split("\n") if line]
+
 
 SCORES = pa.schema(
     [

@@ -26,9 +26,14 @@ class EvalSettings(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many validation examples; none means all."""
-    controls: tuple[Literal[Variant.TUNED_SHUFFLED], ...] = (Variant.TUNED_SHUFFLED,)
+    adapter: str | None = operational(None)
+    """Evaluate this adapter instead of training one: a directory, or a prefix in the store (``adapters/<key>``)."""
+    adapter_fingerprint: str | None = operational(None)
+    """Hash of that adapter. Filled in when a run is planned."""
+    controls: tuple[Literal[Variant.TUNED_SHUFFLED], ...] = operational((Variant.TUNED_SHUFFLED,))
     """Variants beyond base and tuned."""
-    shuffle_seed: int = 42
+    shuffle_seed: int = operational(42)
+    """Which other image a shuffled example gets."""
     flush_every: Annotated[int, Field(ge=1)] = operational(64)
     """Finished predictions are stored at least this often; a killed eval loses no more than these."""
 

@@ -1,0 +1,7 @@
+"""``python -m medvl_jobs`` is ``medvl``."""
+
+import sys
+
+from medvl_jobs.cli import main
+
+sys.exit(main())

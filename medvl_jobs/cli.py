@@ -1,0 +1,137 @@
+"""The command line: parse, call one job, turn errors into exit codes.
+
+A stage is imported inside its own branch, so that prep, report and run start without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import medvl_jobs
+from medvl_jobs.errors import MedvlError, SettingsError
+from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.eval import Variant
+from medvl_jobs.settings.run import RunSettings, load_settings
+
+INTERRUPTED = 130
+_EPILOG = """\
+settings: defaults < profile < --config file < MEDVL_SECTION__KEY variables < section.key=value words
+exit codes: 0 ok, 64 usage or settings, 65 bad data, 66 missing input, 75 try again, 77 access denied,
+            78 does not fit (permanent), 143 stopped by SIGTERM, 70 a fault of medvl itself
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message, where=self.prog, remedy=f"see '{self.prog} --help'")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. It is kept this small: a new knob is a setting, not an option."""
+    top = _Parser(prog="medvl", description=medvl_jobs.__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter)
+    top.add_argument("--version", action="version", version=medvl_jobs.__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    sample = commands.add_parser("sample", help="write the demo's input: real images, true captions, a tiny model")
+    sample.add_argument("--out", type=Path, required=True, help="folder to write")
+    sample.add_argument("--rows", type=int, help="number of rows (default: all)")
+    sample.add_argument("--seed", type=int, default=42)
+    for name, text in (
+        ("run", "the whole graph on this machine, finished stages skipped"),
+        ("prep", "parquet -> prepared dataset"),
+        ("train", "prepared dataset -> LoRA adapter"),
+        ("eval", "validation split -> predictions and scores"),
+        ("report", "predictions -> comparison of base and tuned"),
+    ):
+        command = commands.add_parser(name, help=text, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter)
+        command.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML")
+        command.add_argument("overrides", nargs="*", metavar="section.key=value")
+        if name == "eval":
+            command.add_argument("--variant", type=Variant, choices=list(Variant), required=True)
+        if name == "run":
+            command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        _dispatch(parser().parse_args(words))
+    except MedvlError as error:
+        print(f"medvl: {error}", file=sys.stderr)
+        _last_words(error.as_dict())
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  the last stop: whatever nobody foresaw must reach the termination log
+        traceback.print_exc()
+        unforeseen = MedvlError(f"{type(error).__name__}: {error}", remedy="this is a fault of medvl: please report the traceback")
+        _last_words(unforeseen.as_dict())
+        return unforeseen.exit_code
+    return 0
+
+
+def _dispatch(arguments: argparse.Namespace) -> None:
+    if arguments.command == "sample":
+        from medvl_jobs.samples.build import build_sample  # noqa: PLC0415
+
+        print(build_sample(arguments.out, seed=arguments.seed, rows=arguments.rows))
+        return
+    settings = load_settings(arguments.config, tuple(arguments.overrides))
+    if arguments.command == "run":
+        _run(settings, dry_run=arguments.dry_run)
+    else:
+        _stage(settings, arguments)
+
+
+def _run(settings: RunSettings, *, dry_run: bool) -> None:
+    from medvl_jobs.pipeline import job  # noqa: PLC0415
+    from medvl_jobs.storage.open import open_storage  # noqa: PLC0415
+
+    storage = open_storage(settings.storage)
+    page = job.run(settings, storage, dry_run=dry_run)
+    if page:
+        print(f"\nreport: {storage.uri}/{page}")
+
+
+def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
+    """One stage, by hand or as a container does it."""
+    from medvl_jobs.pipeline.pin import pin  # noqa: PLC0415
+    from medvl_jobs.settings.keys import stage_keys  # noqa: PLC0415
+    from medvl_jobs.storage.open import open_storage  # noqa: PLC0415
+
+    storage = open_storage(settings.storage)
+    settings = pin(settings, storage)
+    keys = stage_keys(settings)
+    match arguments.command:
+        case "prep":
+            from medvl_jobs.prep import job as prep  # noqa: PLC0415
+
+            prep.run(settings, storage, keys.prep)
+        case "train":
+            from medvl_jobs.train import job as train  # noqa: PLC0415
+
+            train.run(settings, storage, keys)
+        case "eval":
+            from medvl_jobs.eval import job as evaluate  # noqa: PLC0415
+
+            evaluate.run(settings, storage, keys, arguments.variant)
+        case "report":
+            from medvl_jobs.report import job as report  # noqa: PLC0415
+
+            report.run(settings, storage, keys)
+
+
+def _last_words(error: dict[str, str | int]) -> None:
+    """One JSON line on the termination log, which Kubernetes shows as the pod's reason."""
+    path = read_environment().termination_log
+    if path.exists() or path.parent != Path("/dev"):  # on a laptop there is no /dev/termination-log, and none is made
+        path.write_text(json.dumps(error) + "\n", encoding="utf-8")

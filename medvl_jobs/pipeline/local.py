@@ -1,0 +1,79 @@
+"""Carry out a plan on this machine: each stage is a process with the command line that its container would have."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from medvl_jobs.errors import (
+    AccessDeniedError,
+    DataError,
+    MedvlError,
+    MissingInputError,
+    PreemptedError,
+    SchemaMismatchError,
+    SettingsError,
+    TryAgainError,
+)
+from medvl_jobs.pipeline.plan import Step
+
+log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+_BY_EXIT_CODE: dict[int, type[MedvlError]] = {
+    kind.exit_code: kind
+    for kind in (
+        SettingsError, DataError, MissingInputError, TryAgainError, AccessDeniedError, SchemaMismatchError, PreemptedError
+    )
+}  # fmt: skip
+
+
+def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
+    """Run what is to be run, one stage after the other; returns the seconds of each.
+
+    Raises the error class that fits the exit code of a stage that fails, after which nothing more is started.
+    """
+    seconds = {}
+    for step in steps:
+        if step.action != "run":
+            log.info("%s: %s", step.stage.name, "finished before, reused" if step.action == "reuse" else "not needed")
+            continue
+        started = time.monotonic()
+        log.info("%s: medvl %s", step.stage.name, " ".join(step.stage.words))
+        code = _run([sys.executable, "-m", "medvl_jobs", *step.stage.words, "--config", str(config)])
+        seconds[step.stage.name] = time.monotonic() - started
+        if code != 0:
+            raise _BY_EXIT_CODE.get(code, MedvlError)(
+                f"the stage {step.stage.name} ended with exit code {code}",
+                where=step.stage.prefix,
+                remedy="its own message is above; what it finished is kept, so start the same command again after mending it",
+            )
+        log.info("%s: done in %.1f s", step.stage.name, seconds[step.stage.name])
+    return seconds
+
+
+def _run(command: list[str]) -> int:
+    """Run a child that gets our SIGTERM and does not outlive us; returns its exit code as a shell would."""
+    child = subprocess.Popen(command, preexec_fn=_die_with_parent if sys.platform == "linux" else None)  # noqa: PLW1509
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, forward)
+    try:
+        code = child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return code if code >= 0 else 128 - code
+
+
+def _die_with_parent() -> None:
+    """Without this a stage would go on after ``kill -9`` of its parent, and the next start would run it a second time."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

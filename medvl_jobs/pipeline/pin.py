@@ -1,0 +1,93 @@
+"""Pin a run: put the fingerprints of everything that it reads from outside the store into its settings.
+
+After that all keys follow from the settings alone, and a stage in a container need not read the source again to know
+where its input lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.fingerprint import short_hash
+from medvl_jobs.errors import MissingInputError
+from medvl_jobs.prep.read import source_fingerprint
+from medvl_jobs.settings.model import ModelSettings
+from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.storage.base import Storage
+
+WHOLE_BYTES = 16 * 2**20
+"""Files up to this size are hashed whole; of larger ones (60 GB of weights) the size and three samples are."""
+SAMPLE_BYTES = 2**20
+
+
+def pin(settings: RunSettings, storage: Storage) -> RunSettings:
+    """The settings with all fingerprints; those that are set already are kept.
+
+    Raises `MissingInputError` when the source, the base model or the adapter does not exist.
+    """
+    prep, model, evaluation = settings.prep, settings.model, settings.eval
+    return settings.model_copy(
+        update={
+            "prep": prep.model_copy(
+                update={"source_fingerprint": prep.source_fingerprint or source_fingerprint(prep, settings.storage)}
+            ),
+            "model": model.model_copy(update={"fingerprint": model.fingerprint or model_fingerprint(model)}),
+            "eval": evaluation.model_copy(
+                update={"adapter_fingerprint": evaluation.adapter_fingerprint or adapter_fingerprint(settings, storage)}
+            ),
+        }
+    )
+
+
+def model_fingerprint(model: ModelSettings) -> str:
+    """Hash of a local checkpoint's files, or the name and revision of one on the hub.
+
+    Large files are sampled at the start, the middle and the end: two checkpoints that differ only elsewhere would be
+    taken for one. A hub model without a revision is only as fixed as its newest commit.
+    """
+    folder = Path(model.path)
+    if folder.is_dir():
+        return directory_fingerprint(folder)
+    if folder.is_absolute() or model.path.startswith(".") or model.path.count("/") != 1:
+        raise MissingInputError(
+            "the base model does not exist", where=model.path, remedy="set model.path to a directory or a hub id (owner/name)"
+        )
+    return f"hub:{model.path}@{model.revision or 'main'}"
+
+
+def adapter_fingerprint(settings: RunSettings, storage: Storage) -> str | None:
+    """Hash of the adapter that the settings name, or ``None`` when the run trains its own."""
+    named = settings.eval.adapter
+    if named is None:
+        return None
+    if Path(named).is_dir():
+        return directory_fingerprint(Path(named))
+    stat = storage.stat(f"{named}/adapter_model.safetensors")
+    if stat is None:
+        raise MissingInputError(
+            "there is no adapter here",
+            where=f"{named}, as a directory or in {storage.uri}",
+            remedy=f"set eval.adapter to a directory with adapter_model.safetensors, or to a prefix like {layout.adapter('<key>')}",
+        )
+    return short_hash([named, stat.fingerprint])
+
+
+def directory_fingerprint(folder: Path) -> str:
+    """Hash over the names and contents of all files below a folder, the large ones sampled."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return short_hash([[path.relative_to(folder).as_posix(), _content_hash(path)] for path in files])
+
+
+def _content_hash(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        if size <= WHOLE_BYTES:
+            digest.update(stream.read())
+        else:
+            for offset in (0, size // 2, size - SAMPLE_BYTES):
+                stream.seek(offset)
+                digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()

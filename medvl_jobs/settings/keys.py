@@ -1,0 +1,58 @@
+"""The key of every stage, a pure function of the settings.
+
+A key is the hash of the settings that matter to a stage and of the keys that it builds on, so all keys of a run are known
+before anything has run. The run must be *pinned* first (see `pipeline.pin`): the fingerprints of the source data and of
+the base model are then part of the settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medvl_jobs.contracts.fingerprint import short_hash
+from medvl_jobs.settings.eval import Variant
+from medvl_jobs.settings.run import RunSettings
+
+STAGE_VERSIONS = {"prep": 1, "train": 1, "eval": 1, "report": 1}
+"""Raised by hand when a stage's code makes other output from the same settings; old results are then not reused."""
+
+
+@dataclass(frozen=True)
+class StageKeys:
+    """Keys of one run; where the results lie follows from them (``contracts.layout``)."""
+
+    prep: str
+    adapter: str
+    """Key of the train stage, or the fingerprint of the adapter given in ``eval.adapter``."""
+    eval: dict[Variant, str]
+    report: str
+
+
+def stage_keys(run: RunSettings) -> StageKeys:
+    """All keys of a pinned run. Raises ``ValueError`` when the run is not pinned."""
+    if run.prep.source_fingerprint is None or run.model.fingerprint is None:
+        raise ValueError("the run is not pinned: call pipeline.pin.pin(settings) first")
+    prep = _key("prep", run.prep.semantic(), run.prompt.question if run.prep.llamafactory_export else None)
+    looking = [prep, run.model.semantic(), run.prompt.semantic()]
+    adapter = run.eval.adapter_fingerprint or _key("train", run.train.semantic(), *looking)
+    evaluation = {
+        variant: _key(
+            "eval",
+            run.eval.semantic(),
+            *looking,
+            None if variant is Variant.BASE else adapter,
+            run.eval.shuffle_seed if variant is Variant.TUNED_SHUFFLED else None,
+        )
+        for variant in variants(run)
+    }
+    report = _key("report", run.report.semantic(), run.name, {v.value: key for v, key in evaluation.items()})
+    return StageKeys(prep, adapter, evaluation, report)
+
+
+def variants(run: RunSettings) -> tuple[Variant, ...]:
+    """What a run evaluates, in the order of the report."""
+    return (Variant.BASE, Variant.TUNED, *run.eval.controls)
+
+
+def _key(stage: str, *parts: object) -> str:
+    return short_hash([stage, STAGE_VERSIONS[stage], *parts])

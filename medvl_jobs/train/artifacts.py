@@ -1,0 +1,113 @@
+"""What lies beside the adapter: the log, the curve, the totals and the model card. LLaMA-Factory's names and keys."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from medvl_jobs.settings.run import RunSettings
+
+Line = dict[str, Any]
+"""One log step, as `callbacks.LogLines` prints it."""
+
+
+def trainer_log(lines: Sequence[Line]) -> str:
+    """``trainer_log.jsonl`` with LLaMA-Factory's keys, so that its readers work here."""
+    return "".join(
+        json.dumps(
+            {
+                "current_steps": line["step"],
+                "total_steps": line["total_steps"],
+                "loss": line["loss"],
+                "lr": line["lr"],
+                "grad_norm": line["grad_norm"],
+                "epoch": line["epoch"],
+                "percentage": round(100 * line["step"] / line["total_steps"], 2),
+                "elapsed_time": _clock(line["elapsed_seconds"]),
+                "remaining_time": _clock(line["eta_seconds"]),
+                "throughput": line["tokens_per_second"],
+                "total_tokens": line["total_tokens"],
+            }
+        )
+        + "\n"
+        for line in lines
+    )
+
+
+def all_results(lines: Sequence[Line], samples: int) -> dict[str, float]:
+    """``all_results.json``: totals over all attempts of this training. ``samples``: examples seen, epochs included."""
+    last = lines[-1]
+    seconds = last["elapsed_seconds"]
+    return {
+        "epoch": last["epoch"],
+        "num_input_tokens_seen": last["total_tokens"],
+        "train_loss": mean_loss(lines),
+        "train_runtime": seconds,
+        "train_samples_per_second": round(samples / seconds, 3),
+        "train_steps_per_second": round(last["step"] / seconds, 3),
+        "train_steps": last["step"],
+    }
+
+
+def mean_loss(lines: Sequence[Line]) -> float:
+    """Mean over all steps; each line is the mean over the steps since the one before."""
+    steps = [line["step"] - before for line, before in zip(lines, [0, *(line["step"] for line in lines)], strict=False)]
+    return sum(line["loss"] * n for line, n in zip(lines, steps, strict=True)) / sum(steps)
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """LLaMA-Factory's moving average: weight 1.8 · (sigmoid(0.05 · n) − 0.5) on what came before."""
+    weight = 1.8 * (1 / (1 + math.exp(-0.05 * len(values))) - 0.5)
+    smoothed: list[float] = []
+    for value in values:
+        smoothed.append(weight * (smoothed[-1] if smoothed else value) + (1 - weight) * value)
+    return smoothed
+
+
+def loss_figure(lines: Sequence[Line]) -> bytes:
+    """``training_loss.png``: the loss per log step, as it was and smoothed."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  a second of import that only this function needs
+
+    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="tight")
+    axes = figure.add_subplot()
+    axes.plot(steps, losses, color="#1f77b4", alpha=0.4, label="loss per log step")
+    axes.plot(steps, smooth(losses), color="#1f77b4", label="smoothed")
+    axes.set(xlabel="optimiser step", ylabel="loss (nats per answer token)", title="Training loss")
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    # Without the version stamp the same curve gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def model_card(settings: RunSettings, results: dict[str, float], parameters: tuple[int, int], prepared: str) -> str:
+    """The README of the adapter, with the front matter that Hugging Face reads."""
+    trainable, total = parameters
+    train, lora = settings.train, settings.train.lora
+    rows = {
+        "base model": f"`{settings.model.path}` (fingerprint `{settings.model.fingerprint}`)",
+        "data": f"`{prepared}`",
+        "question": settings.prompt.question,
+        "LoRA": f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {', '.join(lora.modules)}",
+        "trained parameters": f"{trainable:,} of {total:,} ({100 * trainable / total:.3f} %)",
+        "schedule": f"{train.epochs:g} epochs, {results['train_steps']:.0f} steps, batch {train.batch_size} x "
+        f"{train.gradient_accumulation} per device, {train.scheduler} from {train.learning_rate:g}, seed {train.seed}",
+        "mean training loss": f"{results['train_loss']:.4f} nats per answer token",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"---\nbase_model: {settings.model.path}\nlibrary_name: peft\npipeline_tag: image-text-to-text\n---\n\n"
+        f"# {settings.name}: LoRA adapter\n\nTrained with medvl. Research use only: not a medical device, not for "
+        f"diagnosis.\n\n| | |\n|---|---|\n{table}\n\n"
+        "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, adapter_directory)\n```\n"
+    )
+
+
+def _clock(seconds: float) -> str:
+    """``H:MM:SS``."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
