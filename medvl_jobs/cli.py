@@ -35,7 +35,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line. It is kept this small: a new knob is a setting, not an option."""
-    top = _Parser(prog="medvl", description=medvl_jobs.__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter)
+    top = _Parser(
+        prog="medvl", description=medvl_jobs.__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter
+    )
     top.add_argument("--version", action="version", version=medvl_jobs.__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     sample = commands.add_parser("sample", help="write the demo's input: real images, true captions, a tiny model")
@@ -73,7 +75,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  the last stop: whatever nobody foresaw must reach the termination log
         traceback.print_exc()
-        unforeseen = MedvlError(f"{type(error).__name__}: {error}", remedy="this is a fault of medvl: please report the traceback")
+        unforeseen = MedvlError(
+            f"{type(error).__name__}: {error}", remedy="this is a fault of medvl: please report the traceback"
+        )
         _last_words(unforeseen.as_dict())
         return unforeseen.exit_code
     return 0
@@ -81,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: argparse.Namespace) -> None:
     if arguments.command == "sample":
-        from medvl_jobs.samples.build import build_sample  # noqa: PLC0415
+        from medvl_jobs.samples.build import build_sample
 
         print(build_sample(arguments.out, seed=arguments.seed, rows=arguments.rows))
         return
@@ -93,8 +97,8 @@ def _dispatch(arguments: argparse.Namespace) -> None:
 
 
 def _run(settings: RunSettings, *, dry_run: bool) -> None:
-    from medvl_jobs.pipeline import job  # noqa: PLC0415
-    from medvl_jobs.storage.open import open_storage  # noqa: PLC0415
+    from medvl_jobs.pipeline import job
+    from medvl_jobs.storage.open import open_storage
 
     storage = open_storage(settings.storage)
     page = job.run(settings, storage, dry_run=dry_run)
@@ -104,28 +108,28 @@ def _run(settings: RunSettings, *, dry_run: bool) -> None:
 
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     """One stage, by hand or as a container does it."""
-    from medvl_jobs.pipeline.pin import pin  # noqa: PLC0415
-    from medvl_jobs.settings.keys import stage_keys  # noqa: PLC0415
-    from medvl_jobs.storage.open import open_storage  # noqa: PLC0415
+    from medvl_jobs.pipeline.pin import pin
+    from medvl_jobs.settings.keys import stage_keys
+    from medvl_jobs.storage.open import open_storage
 
     storage = open_storage(settings.storage)
     settings = pin(settings, storage)
     keys = stage_keys(settings)
     match arguments.command:
         case "prep":
-            from medvl_jobs.prep import job as prep  # noqa: PLC0415
+            from medvl_jobs.prep import job as prep
 
             prep.run(settings, storage, keys.prep)
         case "train":
-            from medvl_jobs.train import job as train  # noqa: PLC0415
+            from medvl_jobs.train import job as train
 
             train.run(settings, storage, keys)
         case "eval":
-            from medvl_jobs.eval import job as evaluate  # noqa: PLC0415
+            from medvl_jobs.eval import job as evaluate
 
             evaluate.run(settings, storage, keys, arguments.variant)
         case "report":
-            from medvl_jobs.report import job as report  # noqa: PLC0415
+            from medvl_jobs.report import job as report
 
             report.run(settings, storage, keys)
 

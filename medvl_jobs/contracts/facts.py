@@ -49,7 +49,11 @@ class Facts:
         """The inverse of ``asdict``. Raises ``KeyError``/``TypeError`` when a field is unknown or missing."""
         region = value.get("region")
         return cls(
-            **{**value, "structures": tuple(value.get("structures") or ()), "region": Region(**region) if region else None}
+            **{
+                **value,
+                "structures": tuple(value.get("structures") or ()),
+                "region": Region(**region) if region else None,
+            }
         )
 
     @classmethod

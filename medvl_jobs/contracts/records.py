@@ -57,7 +57,6 @@ QUARANTINE = _with_hf_image(
 """One refused row: where it came from (file and row number, from 0), why, and its original content."""
 
 
-
 @dataclass(frozen=True)
 class Prediction:
     """One finished answer; a line of ``part-*.jsonl``. ``predict`` and ``label`` are LLaMA-Factory's names."""

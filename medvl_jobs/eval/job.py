@@ -66,14 +66,19 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Varia
         runtime = outcome.seconds + time.monotonic() - scoring
         results = predict_results(outcome, scores, runtime, engines[0] if engines else None)
         publication.write_bytes(layout.PREDICT_RESULTS, (json.dumps(results, indent=2) + "\n").encode())
-        publication.write_bytes(layout.SCORES, scores_parquet(outcome.predictions, scores), rows=len(outcome.predictions))
+        publication.write_bytes(
+            layout.SCORES, scores_parquet(outcome.predictions, scores), rows=len(outcome.predictions)
+        )
         environment = read_environment()
         manifest = publication.finish(
             Provenance(
                 stage="eval",
                 key=keys.eval[variant],
                 inputs=(prepared.as_input(layout.prepared(keys.prep)), *adapter_inputs),
-                settings={"variant": variant.value, **settings.model_dump(mode="json", include={"model", "prompt", "eval"})},
+                settings={
+                    "variant": variant.value,
+                    **settings.model_dump(mode="json", include={"model", "prompt", "eval"}),
+                },
                 counts={
                     "examples": len(outcome.predictions),
                     "empty": sum(not p.predict for p in outcome.predictions),
@@ -128,11 +133,13 @@ def score(predictions: Sequence[Prediction], truths: dict[str, str | None]) -> S
     return scores
 
 
-def predict_results(outcome: Outcome, scores: Scores, runtime: float, engine: InProcessEngine | None) -> dict[str, float]:
+def predict_results(
+    outcome: Outcome, scores: Scores, runtime: float, engine: InProcessEngine | None
+) -> dict[str, float]:
     """``predict_results.json``: LLaMA-Factory's keys, then ours.
 
     ``predict_runtime`` covers generation and scoring over all attempts. ``predict_model_preparation_time`` is attaching
-    the adapter, reading the weights is ``predict_model_load_time``; an attempt that found every part made loads nothing.
+    the adapter, reading the weights is ``predict_model_load_time``; an attempt that found all parts made loads nothing.
     """
     count = len(outcome.predictions)
     facts = sorted({name for each in scores for name in each if name.startswith(("fact", "laterality"))})

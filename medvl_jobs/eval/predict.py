@@ -57,7 +57,7 @@ def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant
 
 
 def other_rows(count: int, seed: int) -> list[int]:
-    """For every row another row, each used once: one random cycle through all, so nobody meets itself (``count`` > 1)."""
+    """For every row another one, each used once: a random cycle through all, so nobody meets itself (if ``count`` > 1)."""
     cycle = np.random.default_rng(seed).permutation(count)
     other = np.empty(count, int)
     other[cycle] = np.roll(cycle, -1)
@@ -82,7 +82,7 @@ class Predictor:
         self.storage, self.prefix, self.publication, self.settings = storage, prefix, publication, settings
 
     def run(self, asked: Sequence[Question], image: Callable[[int], bytes], engine: Callable[[], Engine]) -> Outcome:
-        """Answer all questions. ``image`` gives the encoded image of a row; ``engine`` is called only if it is needed."""
+        """Answer all questions. ``image`` gives a row's encoded image; ``engine`` is called only if it is needed."""
         predictions: list[Prediction] = []
         seconds = 0.0
         ready: Engine | None = None

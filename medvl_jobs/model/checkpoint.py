@@ -57,7 +57,7 @@ def load_processor(model: ModelSettings) -> ImageTextProcessor:
 def load_model(model: ModelSettings, device: torch.device | str = "cpu") -> PreTrainedModel:
     """The model with frozen-ready weights in the settings' dtype, in eval mode.
 
-    Raises `MissingInputError` when the checkpoint is not there and `SchemaMismatchError` when it is another architecture.
+    Raises `MissingInputError` when the checkpoint is not there, `SchemaMismatchError` when it is another architecture.
     """
     source = _source(model)
     try:
@@ -100,7 +100,9 @@ def _source(model: ModelSettings) -> str:
 
 
 def _not_found(source: str, error: OSError) -> MissingInputError:
-    reason = "it has no config.json" if Path(source).is_dir() else "there is no such directory, and the hub did not have it"
+    reason = (
+        "it has no config.json" if Path(source).is_dir() else "there is no such directory, and the hub did not have it"
+    )
     return MissingInputError(
         f"the base model cannot be loaded: {reason} ({type(error).__name__})",
         where=source,

@@ -12,27 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.errors import (
-    AccessDeniedError,
-    DataError,
-    MedvlError,
-    MissingInputError,
-    PreemptedError,
-    SchemaMismatchError,
-    SettingsError,
-    TryAgainError,
-)
+from medvl_jobs.errors import MedvlError
 from medvl_jobs.pipeline.plan import Step
 
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-_BY_EXIT_CODE: dict[int, type[MedvlError]] = {
-    kind.exit_code: kind
-    for kind in (
-        SettingsError, DataError, MissingInputError, TryAgainError, AccessDeniedError, SchemaMismatchError, PreemptedError
-    )
-}  # fmt: skip
+_BY_EXIT_CODE = {kind.exit_code: kind for kind in MedvlError.__subclasses__()}
 
 
 def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
@@ -53,7 +39,7 @@ def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
             raise _BY_EXIT_CODE.get(code, MedvlError)(
                 f"the stage {step.stage.name} ended with exit code {code}",
                 where=step.stage.prefix,
-                remedy="its own message is above; what it finished is kept, so start the same command again after mending it",
+                remedy="its own message is above; what is finished is kept, so mend it and start the same command again",
             )
         log.info("%s: done in %.1f s", step.stage.name, seconds[step.stage.name])
     return seconds
@@ -75,5 +61,5 @@ def _run(command: list[str]) -> int:
 
 
 def _die_with_parent() -> None:
-    """Without this a stage would go on after ``kill -9`` of its parent, and the next start would run it a second time."""
+    """Otherwise a stage goes on after ``kill -9`` of its parent, and the next start runs it a second time."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -52,7 +52,9 @@ def model_fingerprint(model: ModelSettings) -> str:
         return directory_fingerprint(folder)
     if folder.is_absolute() or model.path.startswith(".") or model.path.count("/") != 1:
         raise MissingInputError(
-            "the base model does not exist", where=model.path, remedy="set model.path to a directory or a hub id (owner/name)"
+            "the base model does not exist",
+            where=model.path,
+            remedy="set model.path to a directory or a hub id (owner/name)",
         )
     return f"hub:{model.path}@{model.revision or 'main'}"
 
@@ -69,7 +71,7 @@ def adapter_fingerprint(settings: RunSettings, storage: Storage) -> str | None:
         raise MissingInputError(
             "there is no adapter here",
             where=f"{named}, as a directory or in {storage.uri}",
-            remedy=f"set eval.adapter to a directory with adapter_model.safetensors, or to a prefix like {layout.adapter('<key>')}",
+            remedy=f"set eval.adapter to a directory that PEFT saved, or to a prefix like {layout.adapter('<key>')}",
         )
     return short_hash([named, stat.fingerprint])
 

@@ -45,6 +45,11 @@ def show(steps: Sequence[Step]) -> str:
 def as_json(steps: Sequence[Step]) -> list[dict[str, object]]:
     """``plan.json``: the graph of the run, without the actions, which differ from one start to the next."""
     return [
-        {"stage": s.stage.name, "command": ["medvl", *s.stage.words], "prefix": s.stage.prefix, "needs": list(s.stage.needs)}
+        {
+            "stage": s.stage.name,
+            "command": ["medvl", *s.stage.words],
+            "prefix": s.stage.prefix,
+            "needs": list(s.stage.needs),
+        }
         for s in steps
     ]

@@ -80,12 +80,12 @@ def _structure(label: str, side: str | None, groups: dict[str, tuple[str, ...]])
 
 
 def ct_structure(label: str) -> str | None:
-    """TotalSegmentator's ``lung_upper_lobe_left`` -> ``left lung``; ``None`` for what captions leave out (ribs, vessels)."""
+    """TotalSegmentator's ``lung_upper_lobe_left`` -> ``left lung``; ``None`` for what captions leave out (ribs, …)."""
     side = next((side for side in ("left", "right") if side in label.split("_")), None)
     return _structure(label, side, _CT_GROUPS)
 
 
 def aal3_structure(label: str) -> str | None:
-    """AAL3's ``Frontal_Sup_2_L`` -> ``left frontal lobe``; ``None`` for brainstem nuclei, which a caption leaves out."""
+    """AAL3's ``Frontal_Sup_2_L`` -> ``left frontal lobe``; ``None`` for brainstem nuclei, which captions leave out."""
     side = {"L": "left", "R": "right"}.get(label.rsplit("_", 1)[-1])
     return _structure(label, side, _AAL3_GROUPS)

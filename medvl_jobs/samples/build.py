@@ -78,8 +78,8 @@ def teaches_base(block: Block) -> bool:
 def build_sample(out: Path, *, seed: int = 42, rows: int | None = None) -> Path:
     """Write the sample into ``out`` and return the path of its ``run.yaml``. Same seed, same bytes.
 
-    ``rows`` limits the parquet, spread evenly over all blocks. Raises `SettingsError` when ``rows`` is not positive, and
-    what `volumes.data_file` raises.
+    ``rows`` limits the parquet, spread evenly over all blocks. Raises `SettingsError` when it is not positive, and what
+    `volumes.data_file` raises.
     """
     if rows is not None and rows < 1:
         raise SettingsError(f"--rows is {rows}", remedy="give at least 1, or leave it out")
@@ -150,4 +150,6 @@ def _run_file(out: Path) -> str:
         "prep": {"source": str(out / PARQUET)},
         "model": {"path": str(out / BASE_MODEL)},
     }
-    return "# Written by 'medvl sample'. Everything else is in the profile 'demo'.\n" + yaml.safe_dump(settings, sort_keys=False)
+    return "# Written by 'medvl sample'. Everything else is in the profile 'demo'.\n" + yaml.safe_dump(
+        settings, sort_keys=False
+    )

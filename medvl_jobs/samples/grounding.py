@@ -2,8 +2,8 @@
 
 LoRA on attention can teach wording, not sight: a base that never learned where things are stays blind after tuning. So
 the base gets what the 30B got from its pre-training, at the scale of the sample, on blocks of slices that the demo
-neither trains nor validates on. First the vision tower learns to *see*: what lies under each visual token. Then the whole
-model learns to *speak*: short answers, in other words than the demo's reports.
+neither trains nor validates on. First the vision tower learns to *see*: what lies under each visual token. Then the
+whole model learns to *speak*: short answers, in other words than the demo's reports.
 
     python -m medvl_jobs.samples.grounding --out medvl_jobs/samples/base-model
 """

@@ -80,7 +80,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> ImageTextProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLMoeConfig:
-    """The 30B's configuration, shrunk. No expert tensor is square, or the loader could not tell the two layouts apart."""
+    """The 30B's configuration, shrunk. No expert tensor is square: the loader tells the two layouts apart by shape."""
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3VLMoeConfig(
         text_config={
@@ -104,9 +104,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLMoeConfig:
     )  # fmt: skip
 
 
-def save_checkpoint(
-    model: Qwen3VLMoeForConditionalGeneration, processor: ImageTextProcessor, folder: Path
-) -> None:
+def save_checkpoint(model: Qwen3VLMoeForConditionalGeneration, processor: ImageTextProcessor, folder: Path) -> None:
     """Write a directory that loads like one from the hub: weights in bfloat16, experts in the hub's layout."""
     model.generation_config.update(eos_token_id=model.config.text_config.eos_token_id, do_sample=False)
     model.save_pretrained(folder)
@@ -114,5 +112,8 @@ def save_checkpoint(
     weights_file = folder / "model.safetensors"
     weights = {name: value.to(torch.bfloat16) for name, value in load_file(weights_file).items()}
     # transformers writes experts as they lie in memory; the hub's files have the last two axes the other way round.
-    hub = {name: value.transpose(1, 2).contiguous() if ".mlp.experts." in name else value for name, value in weights.items()}
+    hub = {
+        name: value.transpose(1, 2).contiguous() if ".mlp.experts." in name else value
+        for name, value in weights.items()
+    }
     save_file(hub, weights_file, metadata={"format": "pt"})

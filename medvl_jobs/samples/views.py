@@ -73,7 +73,7 @@ def render(block: Block, rng: np.random.Generator, *, pixels: int = PIXELS) -> V
     """A random slice of the block with a random window and field of view."""
     volume, axis = block.volume, _NORMAL_AXIS[block.plane]
     index = int(rng.choice(block.slices))
-    # With axes towards Right/Anterior/Superior, transposing and reversing both gives the radiological view of any plane.
+    # With axes towards Right, Anterior, Superior this gives the radiological view of any plane.
     cut = (slice(None),) * axis + (index,)  # not np.take, which copies the whole volume first
     scan, labels = (array[cut].T[::-1, ::-1] for array in (volume.voxels_XYZ, volume.labels_XYZ))
     column_mm, row_mm = (spacing for a, spacing in enumerate(volume.spacing_mm) if a != axis)

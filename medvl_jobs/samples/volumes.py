@@ -76,7 +76,9 @@ def data_file(name: str) -> Path:
     if not path.is_file():
         raise MissingInputError(f"{package} is installed but has no {rest}", where=str(path), remedy="run 'make setup'")
     if sha256_file(path) != FILES[name]:
-        raise DataError(f"{name} is not the pinned file", where=str(path), remedy="run 'make setup' for the pinned version")
+        raise DataError(
+            f"{name} is not the pinned file", where=str(path), remedy="run 'make setup' for the pinned version"
+        )
     return path
 
 
@@ -127,7 +129,8 @@ def _nodule_mask(shape_XYZ: tuple[int, ...], *, origin_z_mm: float, step_z_mm: f
         ImageDraw.Draw(view).polygon(points, fill=1)
         # The radiological view is rows from anterior to posterior and columns from patient right to left; undo both.
         by_reader[reader][:, :, round((z_mm - origin_z_mm) / step_z_mm)] |= np.asarray(view).T[::-1, ::-1]
-    return np.sum(list(by_reader.values()), axis=0, dtype=np.uint8) >= READERS_FOR_CONSENSUS
+    votes: np.ndarray = np.sum(list(by_reader.values()), axis=0, dtype=np.uint8)
+    return votes >= READERS_FOR_CONSENSUS
 
 
 def brain_mr() -> Volume:

@@ -1,8 +1,8 @@
 """The key of every stage, a pure function of the settings.
 
-A key is the hash of the settings that matter to a stage and of the keys that it builds on, so all keys of a run are known
-before anything has run. The run must be *pinned* first (see `pipeline.pin`): the fingerprints of the source data and of
-the base model are then part of the settings.
+A key is the hash of the settings that matter to a stage and of the keys that it builds on, so all keys of a run are
+known before anything has run. The run must be *pinned* first (see `pipeline.pin`): the fingerprints of the source data
+and of the base model are then part of the settings.
 """
 
 from __future__ import annotations

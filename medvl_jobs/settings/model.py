@@ -31,7 +31,9 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _pixels_in_order(self) -> ModelSettings:
         if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}: raise model.max_pixels")
+            raise ValueError(
+                f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}: raise model.max_pixels"
+            )
         return self
 
 

@@ -19,6 +19,8 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+)
+from pydantic_settings import (
     SettingsError as PydanticSettingsError,
 )
 
@@ -161,7 +163,9 @@ def _explain(error: ValidationError | PydanticSettingsError, config: Path | None
             remedies.append(_suggest(str(detail["loc"][-1]), _fields_at(detail["loc"][:-1])))
         else:
             problems.append(f"{path}: {detail['msg']}, got {detail['input']!r}")
-    return SettingsError("; ".join(problems), where=where, remedy="; ".join(filter(None, remedies)) or "correct the value")
+    return SettingsError(
+        "; ".join(problems), where=where, remedy="; ".join(filter(None, remedies)) or "correct the value"
+    )
 
 
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:

@@ -103,7 +103,7 @@ def model_card(settings: RunSettings, results: dict[str, float], parameters: tup
         f"---\nbase_model: {settings.model.path}\nlibrary_name: peft\npipeline_tag: image-text-to-text\n---\n\n"
         f"# {settings.name}: LoRA adapter\n\nTrained with medvl. Research use only: not a medical device, not for "
         f"diagnosis.\n\n| | |\n|---|---|\n{table}\n\n"
-        "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, adapter_directory)\n```\n"
+        "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, adapter_folder)\n```\n"
     )
 
 

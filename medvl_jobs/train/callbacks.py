@@ -29,7 +29,9 @@ class LogLines(TrainerCallback):
         self.started = self.last_time = time.monotonic()
         self.first_step = self.last_step = self.last_tokens = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Start the clock, from where an earlier attempt left it."""
         self.started = self.last_time = time.monotonic()
         self.first_step = self.last_step = state.global_step
@@ -99,11 +101,15 @@ class StopOnSigterm(TrainerCallback):
         self.stopped = False
         self._previous: Callable[[int, FrameType | None], Any] | int | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Listen from now on."""
         self._previous = signal.signal(signal.SIGTERM, self._stop)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Give the signal back."""
         signal.signal(signal.SIGTERM, self._previous)
 

@@ -36,7 +36,9 @@ class TrainingExamples(Dataset[Encoded]):
             )
         self.left_out = len(lengths) - len(kept)
         if self.left_out:
-            log.warning("%d of %d examples are longer than %d tokens and left out", self.left_out, len(lengths), max_tokens)
+            log.warning(
+                "%d of %d examples are longer than %d tokens and left out", self.left_out, len(lengths), max_tokens
+            )
         self.rows = rows.select(kept)
         self.tokens = sum(lengths[index] for index in kept)
 

@@ -52,7 +52,11 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         rows = open_split(storage, keys.prep, prepared, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
         model = add_lora(load_model(settings.model, best_device()), settings.train.lora)
-        log.info("training %s of %s parameters on %d examples", *map("{:,}".format, trainable_parameters(model)), len(examples))
+        log.info(
+            "training %s of %s parameters on %d examples",
+            *map("{:,}".format, trainable_parameters(model)),
+            len(examples),
+        )
         checkpoints = CheckpointStore(storage, keys.adapter, keep=settings.train.keep_checkpoints)
         trainer = fit(model, examples, arguments, checkpoints, scratch)
         publication = Publication(storage, prefix)
@@ -64,7 +68,11 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
                 key=keys.adapter,
                 inputs=(prepared.as_input(layout.prepared(keys.prep)),),
                 settings=settings.model_dump(mode="json", include={"model", "prompt", "train"}),
-                counts={"examples": len(examples), "left_out_too_long": examples.left_out, "steps": trainer.state.global_step},
+                counts={
+                    "examples": len(examples),
+                    "left_out_too_long": examples.left_out,
+                    "steps": trainer.state.global_step,
+                },
                 git_sha=environment.git_sha,
                 image_digest=environment.image_digest,
                 wall_seconds=time.monotonic() - started,
@@ -104,7 +112,11 @@ def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArgument
 
 
 def fit(
-    model: PeftModel, examples: TrainingExamples, arguments: TrainingArguments, checkpoints: CheckpointStore, scratch: Path
+    model: PeftModel,
+    examples: TrainingExamples,
+    arguments: TrainingArguments,
+    checkpoints: CheckpointStore,
+    scratch: Path,
 ) -> Trainer:
     """Train to the end, or to SIGTERM; returns the trainer in its last state."""
     stop = StopOnSigterm()
@@ -129,7 +141,9 @@ def fit(
     return trainer
 
 
-def write_adapter(publication: Publication, settings: RunSettings, trainer: Trainer, prepared: str, scratch: Path) -> None:
+def write_adapter(
+    publication: Publication, settings: RunSettings, trainer: Trainer, prepared: str, scratch: Path
+) -> None:
     """The adapter in PEFT's format, its card, the log, the curve and the totals."""
     folder = scratch / "adapter"
     trainer.model.save_pretrained(folder)

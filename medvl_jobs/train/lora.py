@@ -29,7 +29,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         raise SchemaMismatchError(
             f"LoRA would sit on {matches} modules, expected {expected}",
             where=pattern.pattern,
-            remedy="the checkpoint names its layers differently: use a Qwen3-VL-MoE checkpoint and the pinned transformers",
+            remedy="use a Qwen3-VL-MoE checkpoint with the pinned transformers: this one names its layers differently",
         )
     config = LoraConfig(
         task_type="CAUSAL_LM",

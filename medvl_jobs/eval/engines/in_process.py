@@ -24,7 +24,7 @@ class InProcessEngine:
     """
 
     def __init__(self, settings: RunSettings, adapter: Path | None) -> None:
-        """Load the model and, when given, the adapter's folder. Raises `SchemaMismatchError` when the two do not fit."""
+        """Load the model and, when given, the adapter's folder. Raises `SchemaMismatchError` when they do not fit."""
         set_threads(settings.model)
         self.max_new_tokens = settings.eval.max_new_tokens
         started = time.monotonic()

@@ -1,0 +1,60 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint images/constraints.txt
+DEMO ?= .demo
+
+.PHONY: help demo test test-system check format setup setup-dev base-model clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: setup  ## the whole pipeline on real images and a tiny model: prep, train, eval, report
+	$(BIN)/medvl sample --out $(DEMO)/data
+	$(BIN)/medvl run --config $(DEMO)/data/run.yaml
+
+test: setup-dev  ## every test that needs no GPU, no cluster and no system package
+	$(BIN)/python -m pytest tests --ignore=tests/system
+
+test-system: setup-dev  ## tests in a real browser; installs what they need
+	command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y chromium > /dev/null; }
+	$(BIN)/python -m pytest tests/system
+
+check: setup-dev  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup-dev  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(VENV)/.installed  ## the virtual environment with everything that runs
+
+setup-dev: $(VENV)/.installed-dev  ## the same, with what tests and checks
+
+base-model: setup  ## teach the tiny base model again (about 25 minutes); replaces the one in the package
+	$(BIN)/python -m medvl_jobs.samples.grounding --out medvl_jobs/samples/base-model
+
+clean:  ## remove the virtual environment, the demo and all caches
+	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/.created:
+	@# Debian and Ubuntu split venv off from Python.
+	$(PYTHON) -m venv $(VENV) || { $(SUDO) apt-get update -qq; $(SUDO) apt-get install -qq -y python3-venv; $(PYTHON) -m venv --clear $(VENV); }
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml images/constraints.txt medvl_jobs/samples/requirements.txt
+	$(PIP) --editable '.[all]'
+	$(PIP) --no-deps --requirement medvl_jobs/samples/requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[all,dev]'
+	touch $@
