@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medvl_jobs.errors import DataError
-from medvl_jobs.eval.stats import Comparison, mean_interval, paired_bootstrap
+from medvl_jobs.report.stats import Comparison, mean_interval, paired_bootstrap
 
 RNG = np.random.default_rng(5)
 
@@ -59,7 +59,7 @@ def test_a_seed_fixes_it_and_chunks_do_not_change_it(monkeypatch: pytest.MonkeyP
     first = mean_interval(values, groups, resamples=1000, seed=9)
     assert mean_interval(values, groups, resamples=1000, seed=9) == first
     assert mean_interval(values, groups, resamples=1000, seed=10) != first
-    monkeypatch.setattr("medvl_jobs.eval.stats._CELLS", 100)
+    monkeypatch.setattr("medvl_jobs.report.stats._CELLS", 100)
     again = mean_interval(values, groups, resamples=1000, seed=9)
     assert asdict(again) == pytest.approx(asdict(first))
 
