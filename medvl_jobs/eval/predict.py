@@ -57,7 +57,7 @@ def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant
 
 
 def other_rows(count: int, seed: int) -> list[int]:
-    """For every row another one, each used once: a random cycle through all, so nobody meets itself (if ``count`` > 1)."""
+    """For every row another one, each used once: one random cycle, so nobody meets itself (if ``count`` > 1)."""
     cycle = np.random.default_rng(seed).permutation(count)
     other = np.empty(count, int)
     other[cycle] = np.roll(cycle, -1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     Qwen3VLMoeForConditionalGeneration,
@@ -16,8 +17,12 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from transformers.utils.logging import disable_progress_bar
+
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError
 from medvl_jobs.settings.model import ModelSettings
+
+disable_progress_bar()  # its bars break up the log lines of a job
 
 MODEL_TYPE = "qwen3_vl_moe"
 
@@ -43,34 +48,22 @@ def load_processor(model: ModelSettings) -> ImageTextProcessor:
 
     Raises `MissingInputError` when the checkpoint, or its tokenizer, is not there.
     """
-    source = _source(model)
-    try:
+    check_architecture(model)
+    # The size is always passed: what a checkpoint's own file says allows 16,384 tokens for one image.
+    size = {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
+    with _loading(model):
         tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision)
-        # The size is always passed: what a checkpoint's own file says allows 16,384 tokens for one image.
-        size = {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(model.path, revision=model.revision, size=size)
-    except OSError as error:
-        raise _not_found(source, error) from error
     return ImageTextProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
 
 def load_model(model: ModelSettings, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """The model with frozen-ready weights in the settings' dtype, in eval mode.
+    """The model in the settings' dtype, in eval mode.
 
     Raises `MissingInputError` when the checkpoint is not there, `SchemaMismatchError` when it is another architecture.
     """
-    source = _source(model)
-    try:
-        config = AutoConfig.from_pretrained(model.path, revision=model.revision)
-    except OSError as error:
-        raise _not_found(source, error) from error
-    if config.model_type != MODEL_TYPE:
-        raise SchemaMismatchError(
-            f"the base model is a '{config.model_type}', medvl trains '{MODEL_TYPE}'",
-            where=source,
-            remedy="set model.path to Qwen3-VL-30B-A3B-Instruct or another Qwen3-VL-MoE checkpoint",
-        )
-    try:
+    check_architecture(model)
+    with _loading(model):
         loaded = Qwen3VLMoeForConditionalGeneration.from_pretrained(
             model.path,
             revision=model.revision,
@@ -79,9 +72,33 @@ def load_model(model: ModelSettings, device: torch.device | str = "cpu") -> PreT
             experts_implementation=model.experts,
             device_map={"": device},
         )
-    except OSError as error:
-        raise _not_found(source, error) from error
     return loaded.eval()
+
+
+def check_architecture(model: ModelSettings) -> None:
+    """Read the configuration alone, so that a wrong checkpoint is refused before 60 GB of it are loaded."""
+    with _loading(model):
+        values, _ = PretrainedConfig.get_config_dict(model.path, revision=model.revision)
+    found = values.get("model_type")
+    if found != MODEL_TYPE:
+        raise SchemaMismatchError(
+            f"the base model is of type '{found}', medvl trains '{MODEL_TYPE}'" if found else "there is no config.json",
+            where=model.path,
+            remedy="set model.path to Qwen3-VL-30B-A3B-Instruct or another Qwen3-VL-MoE checkpoint",
+        )
+
+
+@contextmanager
+def _loading(model: ModelSettings) -> Iterator[None]:
+    """Turn what transformers raises for a checkpoint that is not there, or not whole, into our error."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise MissingInputError(
+            f"the base model cannot be loaded: {str(error).splitlines()[0]}",
+            where=f"{model.path}@{model.revision}" if model.revision else model.path,
+            remedy="set model.path to a directory in Hugging Face's layout, or check the hub id and the network",
+        ) from error
 
 
 def best_device() -> torch.device:
@@ -93,18 +110,3 @@ def set_threads(model: ModelSettings) -> None:
     """Apply ``model.threads`` to torch."""
     if model.threads:
         torch.set_num_threads(model.threads)
-
-
-def _source(model: ModelSettings) -> str:
-    return f"{model.path}@{model.revision}" if model.revision else model.path
-
-
-def _not_found(source: str, error: OSError) -> MissingInputError:
-    reason = (
-        "it has no config.json" if Path(source).is_dir() else "there is no such directory, and the hub did not have it"
-    )
-    return MissingInputError(
-        f"the base model cannot be loaded: {reason} ({type(error).__name__})",
-        where=source,
-        remedy="set model.path to a directory in Hugging Face's layout, or check the hub id and the network",
-    )

@@ -39,7 +39,7 @@ def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
             raise _BY_EXIT_CODE.get(code, MedvlError)(
                 f"the stage {step.stage.name} ended with exit code {code}",
                 where=step.stage.prefix,
-                remedy="its own message is above; what is finished is kept, so mend it and start the same command again",
+                remedy="its own message is above; what is finished is kept: mend it, start the same command again",
             )
         log.info("%s: done in %.1f s", step.stage.name, seconds[step.stage.name])
     return seconds

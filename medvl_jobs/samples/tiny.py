@@ -7,6 +7,7 @@ tensors, so that the code that loads the 30B loads it unchanged.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -34,6 +35,8 @@ WORD_TOKENS = (
     "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
 )  # fmt: skip
 """Qwen3-VL's added tokens that ``skip_special_tokens`` does not remove."""
+
+STOCK = "Qwen3VLProcessor"
 
 _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -105,15 +108,27 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLMoeConfig:
 
 
 def save_checkpoint(model: Qwen3VLMoeForConditionalGeneration, processor: ImageTextProcessor, folder: Path) -> None:
-    """Write a directory that loads like one from the hub: weights in bfloat16, experts in the hub's layout."""
-    model.generation_config.update(eos_token_id=model.config.text_config.eos_token_id, do_sample=False)
+    """Write a directory in the layout of the hub's: its file names, its sampling defaults, its expert tensors."""
+    model.generation_config.update(
+        do_sample=True, temperature=0.7, top_p=0.8, top_k=20,
+        eos_token_id=model.config.text_config.eos_token_id, pad_token_id=model.config.text_config.pad_token_id,
+    )  # fmt: skip
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    # The hub's checkpoint names the stock classes, which other tools know.
+    _set_in(folder / "preprocessor_config.json", processor_class=STOCK, image_processor_type="Qwen2VLImageProcessorFast")
+    _set_in(folder / "tokenizer_config.json", processor_class=STOCK)
     weights_file = folder / "model.safetensors"
     weights = {name: value.to(torch.bfloat16) for name, value in load_file(weights_file).items()}
     # transformers writes experts as they lie in memory; the hub's files have the last two axes the other way round.
     hub = {
-        name: value.transpose(1, 2).contiguous() if ".mlp.experts." in name else value
-        for name, value in weights.items()
+        name: value.transpose(1, 2).contiguous() if ".mlp.experts." in name else value for name, value in weights.items()
     }
     save_file(hub, weights_file, metadata={"format": "pt"})
+    weights_file.chmod(0o644)  # safetensors writes for the owner only; an image runs it as somebody else
+
+
+def _set_in(file: Path, **values: str) -> None:
+    settings = json.loads(file.read_text(encoding="utf-8")) | values
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

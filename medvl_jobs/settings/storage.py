@@ -8,7 +8,7 @@ from medvl_jobs.settings.section import Section
 
 
 class StorageSettings(Section):
-    """The store. Credentials are no settings: they come from where boto3 looks (``AWS_*``, profile, workload identity)."""
+    """The store. Credentials are no settings: they come from where boto3 looks (``AWS_*``, profile, identity)."""
 
     uri: str = "medvl-store"
     """``s3://bucket/prefix`` or a directory (relative to the working directory)."""

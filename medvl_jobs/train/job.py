@@ -94,8 +94,8 @@ def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArgument
         warmup_steps=train.warmup_ratio,  # a float below 1 is a share of all steps
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=train.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=settings.model.dtype == "bfloat16",
         seed=train.seed,
         logging_steps=train.log_every_steps,

@@ -1,0 +1,147 @@
+"""The numbers that everything rests on, proved on the tiny model, which has the classes of the 30B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_model
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from medvl_jobs.eval.engines.in_process import InProcessEngine, attach_adapter
+from medvl_jobs.errors import MissingInputError, SchemaMismatchError
+from medvl_jobs.model.checkpoint import load_model, load_processor
+from medvl_jobs.model.collate import prompt_batch, training_batch
+from medvl_jobs.model.prompts import IGNORE, PromptRenderer
+from medvl_jobs.settings.eval import EvalSettings
+from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.settings.train import LoraSettings
+from medvl_jobs.train.lora import add_lora, trainable_parameters
+
+LORA = LoraSettings(rank=4, alpha=8)
+
+
+@pytest.fixture(scope="module")
+def renderer() -> PromptRenderer:
+    return tiny_model.renderer()
+
+
+@pytest.fixture(scope="module")
+def batch(renderer: PromptRenderer) -> dict[str, torch.Tensor]:
+    return training_batch(tiny_model.examples(renderer), renderer.tokenizer.pad_token_id)
+
+
+def inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in batch.items() if name not in {"labels", "shift_labels", "logits_to_keep"}}
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model.eval()(**inputs(batch), use_cache=False).logits
+
+
+def disturb(model: PeftModel) -> None:
+    """Give the adapter weights that change something; fresh ones do nothing."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+
+
+def test_fresh_adapter_is_the_base_bit_for_bit(batch: dict[str, torch.Tensor]) -> None:
+    base = logits(tiny_model.base_model(), batch)
+    assert torch.equal(logits(add_lora(tiny_model.base_model(), LORA), batch), base)
+
+
+def test_adapter_survives_saving_and_loading(batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    tuned = add_lora(tiny_model.base_model(), LORA)
+    disturb(tuned)
+    tuned.save_pretrained(tmp_path)
+    reloaded = attach_adapter(tiny_model.base_model(), tmp_path)
+    assert torch.equal(logits(reloaded, batch), logits(tuned, batch))
+    assert not torch.equal(logits(tuned, batch), logits(tiny_model.base_model(), batch))
+
+
+def test_adapter_of_another_shape_is_refused(tmp_path: Path) -> None:
+    tuned = add_lora(tiny_model.base_model(), LORA)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad and parameter.shape[1] == 128:
+            parameter.data = torch.zeros(parameter.shape[0], 64)
+    tuned.save_pretrained(tmp_path)
+    with pytest.raises(SchemaMismatchError, match="does not fit"):
+        attach_adapter(tiny_model.base_model(), tmp_path)
+
+
+def test_adapter_sits_on_text_attention_only() -> None:
+    model = add_lora(tiny_model.base_model(), LORA)
+    places = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(".language_model." in name and ".self_attn." in name for name in places)
+    assert len(places) == 4 * 4 * 2  # layers, projections, A and B
+    # q and o: 4 x (128 + 128) each; k and v: 4 x (128 + 64) each; four layers.
+    assert trainable_parameters(model)[0] == 4 * 4 * (2 * 256 + 2 * 192)
+
+
+def test_adapter_that_meets_nothing_is_refused() -> None:
+    model = tiny_model.base_model()
+    model.config.text_config.num_hidden_layers = 5
+    with pytest.raises(SchemaMismatchError, match="expected 20"):
+        add_lora(model, LORA)
+
+
+def test_only_the_answer_carries_labels(renderer: PromptRenderer) -> None:
+    for example, caption in zip(tiny_model.examples(renderer), tiny_model.CAPTIONS, strict=True):
+        labelled = example.labels_L[example.labels_L != IGNORE]
+        assert renderer.tokenizer.decode(labelled) == f"{caption}<|im_end|>\n"
+        assert torch.equal(example.input_ids_L[-len(labelled) :], labelled)
+
+
+def test_loss_on_labelled_positions_is_the_loss(renderer: PromptRenderer, batch: dict[str, torch.Tensor]) -> None:
+    model = tiny_model.base_model()
+    short = model(**batch, use_cache=False)
+    padded = [example.labels_L for example in tiny_model.examples(renderer)]
+    labels = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=IGNORE)
+    full = model(**inputs(batch), labels=labels, use_cache=False)
+    assert short.logits.shape[-2] == len(batch["labels"]) < labels.numel()
+    assert abs(float(short.loss.detach()) - float(full.loss.detach())) < 1e-6
+
+
+def test_padding_side_does_not_move_logits(renderer: PromptRenderer) -> None:
+    model = tiny_model.base_model()
+    encoded = [renderer.encode(tiny_model.picture(n, 192 + 64 * n, 192)) for n in range(3)]
+    together = logits(model, prompt_batch(encoded, renderer.tokenizer.pad_token_id))
+    for row, example in zip(together, encoded, strict=True):
+        alone = logits(model, prompt_batch([example], renderer.tokenizer.pad_token_id))[0]
+        torch.testing.assert_close(row[-len(example) :], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_answers_do_not_depend_on_the_batch() -> None:
+    settings = RunSettings.model_construct(
+        model=tiny_model.MODEL, prompt=RunSettings().prompt, eval=EvalSettings(max_new_tokens=24)
+    )
+    engine = InProcessEngine(settings, None)
+    images = [tiny_model.png(tiny_model.picture(n, 192 + 32 * n, 192)) for n in range(5)]
+    assert engine.answer(images) == [engine.answer([image])[0] for image in images]
+
+
+def test_experts_lie_in_the_hub_layout() -> None:
+    """The 30B's file has [experts, hidden, 2 x intermediate]; in memory transformers turns that round."""
+    name = "model.language_model.layers.0.mlp.experts.gate_up_proj"
+    stored = load_file(Path(tiny_model.BASE_MODEL) / "model.safetensors")[name]
+    loaded = tiny_model.base_model().get_parameter(name)
+    assert stored.shape == (8, 128, 96)
+    assert loaded.shape == (8, 96, 128)
+    assert torch.equal(stored.transpose(1, 2).float(), loaded)
+
+
+def test_missing_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    empty = tiny_model.MODEL.model_copy(update={"path": str(tmp_path)})
+    with pytest.raises(SchemaMismatchError, match=r"no config\.json"):
+        load_model(empty)
+    with pytest.raises(MissingInputError, match="cannot be loaded"):
+        load_processor(empty.model_copy(update={"path": str(tmp_path / "nowhere")}))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(SchemaMismatchError, match="'gpt2'"):
+        load_model(empty)
