@@ -1,0 +1,106 @@
+"""A row on its way through prep: first raw, then an example or a refusal.
+
+Plain frozen values without pyarrow or open files, so that checking is a pure function and can move to worker processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+from urllib.parse import quote
+
+GroupSource = Literal["column", "pattern", "id"]
+Suffix = Literal["jpg", "png"]
+
+_MAX_NAME_BYTES = 240
+"""File systems stop at 255 bytes a name; the rest is for the suffix and a store's temporary names."""
+
+
+class Reason(StrEnum):
+    """Why a row is refused: the ``reason`` column of the quarantine and the keys of ``refused`` in the card."""
+
+    MISSING_IMAGE = "missing_image"
+    UNDECODABLE_IMAGE = "undecodable_image"
+    IMAGE_TOO_SMALL = "image_too_small"
+    IMAGE_TOO_LARGE = "image_too_large"
+    EXTREME_ASPECT = "extreme_aspect"
+    MISSING_ID = "missing_id"
+    UNSAFE_ID = "unsafe_id"
+    DUPLICATE_ID = "duplicate_id"
+    CAPTION_MISSING = "caption_missing"
+    CAPTION_EMPTY = "caption_empty"
+    CAPTION_TOO_LONG = "caption_too_long"
+    UNSAFE_CAPTION = "unsafe_caption"
+    BAD_FACTS = "bad_facts"
+    BAD_TYPE = "bad_type"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """What a parquet file says, not yet believed: a cell may hold any type."""
+
+    source: str
+    """Name of the file, relative to ``prep.source``."""
+    row: int
+    """Number in that file, from 0."""
+    image: object
+    id: object
+    caption: object
+    group: object = None
+    facts: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An accepted row; see `contracts.records.PREPARED` for the fields that are stored."""
+
+    example_id: str
+    image: bytes
+    """Encoded, 8 bit, RGB or grayscale, upright."""
+    suffix: Suffix
+    width: int
+    height: int
+    caption: str
+    group: str
+    group_source: GroupSource
+    facts: str | None = None
+    conversions: tuple[str, ...] = ()
+    """What was done to the image; empty means that its bytes are the source's own."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the image as a file: one path component, and different for different ids.
+
+        The id is percent-encoded. Encoding can triple an id's length, beyond what a file system takes, so a long one
+        is named by its hash; no encoded id begins like that, since ``%`` is always followed by two upper-case digits.
+        """
+        name = quote(self.example_id, safe="")
+        if name.startswith("."):  # a hidden file, or a name that a store keeps for itself
+            name = "%2E" + name[1:]
+        if len(name) > _MAX_NAME_BYTES:
+            name = "%sha256-" + hashlib.sha256(self.example_id.encode()).hexdigest()
+        return f"{name}.{self.suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row cannot be used: the reason to count by, and what exactly was found."""
+
+    reason: Reason
+    detail: str
+
+
+class RefusedError(Exception):
+    """Carries a `Refusal` out of a check; `check.examine` turns it back into a value."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        """``detail`` is for a person: what was found, and the limit that it broke."""
+        super().__init__(detail)
+        self.refusal = Refusal(reason, detail)
+
+
+def short_digest(text: str) -> bytes:
+    """16 bytes that stand for ``text`` in a set: of 25 million ids, two agree by chance once in 10^24 datasets."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,192 @@
+"""Which images are refused, which change, and that all others keep every bit."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from prep_data import encode, pixels, png, png_header_only
+
+from medvl_jobs.prep.images import CheckedImage, checked_image
+from medvl_jobs.prep.rows import Reason, RefusedError
+
+ORIENTATION = 0x0112
+
+
+def check(data: bytes, min_side: int = 28, max_pixels: int = 50_000_000) -> CheckedImage:
+    return checked_image(data, min_side=min_side, max_pixels=max_pixels)
+
+
+def refusal_of(data: bytes, **limits: int) -> tuple[Reason, str]:
+    with pytest.raises(RefusedError) as caught:
+        check(data, **limits)
+    return caught.value.refusal.reason, caught.value.refusal.detail
+
+
+def opened(image: CheckedImage) -> Image.Image:
+    result = Image.open(io.BytesIO(image.data))
+    result.load()
+    return result
+
+
+def same_pixels(one: Image.Image, other: Image.Image) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(mode="RGB"),
+        png(mode="L"),
+        encode(pixels(), "JPEG", quality=70),
+        encode(pixels(mode="L"), "JPEG"),
+        encode(pixels(), "JPEG", exif=exif(1)),
+        encode(pixels(), "JPEG", exif=b"Exif\0\0rubbish"),
+    ],
+    ids=["png rgb", "png gray", "jpeg rgb", "jpeg gray", "jpeg upright by exif", "jpeg with broken exif"],
+)
+def test_a_plain_upright_png_or_jpeg_keeps_its_bytes(data: bytes) -> None:
+    image = check(data)
+    assert image.data is data
+    assert (image.width, image.height, image.conversions) == (40, 32, ())
+    assert image.suffix == ("png" if data.startswith(b"\x89PNG") else "jpg")
+
+
+@pytest.mark.parametrize(
+    ("data", "conversions"),
+    [
+        (png(mode="P"), ("palette_to_rgb",)),
+        (png(mode="RGBA"), ("alpha_flattened_onto_black",)),
+        (png(mode="LA"), ("alpha_flattened_onto_black",)),
+        (png(mode="1"), ("1_bit_to_gray",)),
+        (png(mode="I;16"), ("high_bit_depth_min_max_scaled",)),
+        (encode(pixels(mode="F"), "TIFF"), ("high_bit_depth_min_max_scaled", "tiff_to_png")),
+        (encode(pixels(mode="CMYK"), "JPEG"), ("cmyk_to_rgb",)),
+        (encode(pixels(mode="YCbCr"), "TIFF"), ("ycbcr_to_rgb", "tiff_to_png")),
+        (encode(pixels(), "BMP"), ("bmp_to_png",)),
+        (encode(pixels(), "TIFF"), ("tiff_to_png",)),
+        (encode(pixels(), "WEBP", lossless=True), ("webp_to_png",)),
+        (encode(pixels(mode="L"), "GIF"), ("palette_to_rgb", "gif_to_png")),
+        (encode(pixels(), "MPO", save_all=True, append_images=[pixels(seed=1)]), ("mpo_to_png",)),
+        (encode(pixels(), "JPEG2000"), ("jpeg2000_to_png",)),
+        (encode(pixels(), "JPEG", exif=exif(6)), ("exif_rotated",)),
+        (encode(pixels(), "PNG", exif=exif(3)), ("exif_rotated",)),
+    ],
+)
+def test_everything_else_becomes_a_plain_png_and_says_why(data: bytes, conversions: tuple[str, ...]) -> None:
+    image = check(data)
+    result = opened(image)
+    assert image.conversions == conversions
+    assert (result.format, image.suffix, result.size) == ("PNG", "png", (image.width, image.height))
+    assert result.mode in ("RGB", "L")
+    assert check(image.data).data is image.data, "what was converted once is kept the next time"
+
+
+@pytest.mark.parametrize("image_format", ["BMP", "TIFF", "WEBP"])
+def test_another_format_loses_no_pixel(image_format: str) -> None:
+    source = pixels()
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    assert same_pixels(opened(check(encode(source, image_format, **options))), source)
+
+
+def test_a_palette_image_with_transparency_shows_black_there() -> None:
+    source = Image.new("P", (40, 32), 0)
+    source.putpalette([200, 10, 20, 30, 40, 50])
+    source.paste(1, (0, 0, 20, 32))
+    result = opened(check(encode(source, "PNG", transparency=0)))
+    assert result.getpixel((5, 5)) == (30, 40, 50)
+    assert result.getpixel((30, 5)) == (0, 0, 0)
+
+
+def test_alpha_is_laid_onto_black() -> None:
+    half_red = Image.new("RGBA", (40, 32), (255, 0, 0, 128))
+    assert opened(check(encode(half_red))).getpixel((0, 0)) == (128, 0, 0)
+    gray = opened(check(encode(Image.new("LA", (40, 32), (200, 0)))))
+    assert (gray.mode, gray.getpixel((0, 0))) == ("L", 0)
+
+
+def test_16_bit_is_scaled_from_its_darkest_to_its_brightest_pixel() -> None:
+    values = np.full((32, 40), 1000, dtype=np.uint16)
+    values[0, 0], values[0, 1] = 500, 2500
+    result = np.asarray(opened(check(encode(Image.fromarray(values)))))
+    assert (result[0, 0], result[0, 1], result[5, 5]) == (0, 255, 64)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_flat_image_becomes_black(dtype: type[np.generic]) -> None:
+    data = encode(Image.fromarray(np.full((32, 40), 700, dtype=dtype)), "TIFF")
+    assert np.asarray(opened(check(data))).max() == 0
+
+
+def test_pixels_that_are_no_number_count_as_the_darkest() -> None:
+    values = np.linspace(0, 1, 32 * 40, dtype=np.float32).reshape(32, 40)
+    values[0, 0], values[0, 1] = np.nan, np.inf
+    result = np.asarray(opened(check(encode(Image.fromarray(values), "TIFF"))))
+    assert (result[0, 0], result[0, 1], result[-1, -1]) == (0, 0, 255)
+    all_nan = encode(Image.fromarray(np.full((32, 40), np.nan, dtype=np.float32)), "TIFF")
+    assert refusal_of(all_nan)[0] is Reason.UNDECODABLE_IMAGE
+
+
+def test_an_image_that_lies_on_its_side_is_turned_once_and_for_all() -> None:
+    source = pixels()
+    image = check(encode(source, "PNG", exif=exif(6)))
+    assert (image.width, image.height) == (32, 40)
+    assert same_pixels(opened(image), source.transpose(Image.Transpose.ROTATE_270))
+    assert ORIENTATION not in opened(image).getexif()
+
+
+def test_the_first_frame_of_an_animation_is_the_image() -> None:
+    first, second = pixels(mode="L", seed=1), pixels(mode="L", seed=2)
+    data = encode(first, "GIF", save_all=True, append_images=[second])
+    assert same_pixels(opened(check(data)).convert("L"), first)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"not an image",
+        png()[:-300],
+        png()[:60],
+        encode(pixels(400, 400), "JPEG")[:5000],
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n",
+        b"\xff\xd8\xff\xe0" + bytes(100),
+    ],
+    ids=["text", "cut png", "png header", "cut jpeg", "postscript", "jpeg start"],
+)
+def test_what_does_not_decode_is_refused(data: bytes) -> None:
+    reason, detail = refusal_of(data)
+    assert reason is Reason.UNDECODABLE_IMAGE
+    assert f"{len(data)} bytes do not decode" in detail
+
+
+def test_a_decompression_bomb_is_refused_by_its_header() -> None:
+    started = time.monotonic()
+    reason, detail = refusal_of(png_header_only(20_000, 20_000))
+    assert reason is Reason.IMAGE_TOO_LARGE
+    assert "20000 x 20000 pixels, more than prep.max_image_pixels=50000000" in detail
+    assert time.monotonic() - started < 0.5
+
+
+def test_the_settings_limit_counts_and_not_the_one_of_pillow() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    assert refusal_of(png_header_only(20_000, 20_000), max_pixels=10**9)[0] is Reason.UNDECODABLE_IMAGE
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert refusal_of(png(), max_pixels=40 * 32 - 1)[0] is Reason.IMAGE_TOO_LARGE
+    assert check(png(), max_pixels=40 * 32).width == 40
+
+
+def test_small_and_narrow_images_are_refused() -> None:
+    assert refusal_of(png(1, 1))[0] is Reason.IMAGE_TOO_SMALL
+    assert refusal_of(png(27, 100))[0] is Reason.IMAGE_TOO_SMALL
+    assert check(png(28, 100)).width == 28
+    assert refusal_of(png(5601, 28))[0] is Reason.EXTREME_ASPECT
+    assert check(png(28, 5600)).height == 5600
