@@ -1,0 +1,120 @@
+"""Which images the page shows, and how small. Nobody picks them: the choice follows from the ids."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import TypeVar
+
+from PIL import Image
+
+from medvl_jobs.contracts.facts import Facts
+from medvl_jobs.errors import DataError
+from medvl_jobs.report.inputs import Answers, Evidence, Example
+from medvl_jobs.report.shape import Answer, GalleryItem
+from medvl_jobs.settings.eval import ReportSettings, Variant
+
+SHOWN = (Variant.BASE, Variant.TUNED)
+WEBP_QUALITY = 82
+"""Of 100; grey anatomy shows no blocks from about 75 on."""
+THUMBNAIL_BUDGET_BYTES = 2_000_000
+"""All thumbnails together, encoded in base64: the page stays under 3 MB whatever the settings ask for."""
+
+T = TypeVar("T")
+
+
+def choose(examples: Sequence[Example], settings: ReportSettings) -> list[Example]:
+    """As many examples as wanted, spread over modalities first and groups second.
+
+    Modalities take turns, inside a modality its groups take turns, and inside a group the order is that of a seeded
+    hash of the id: the choice knows nothing of the answers, so it cannot prefer good ones.
+    """
+
+    def lot(example: Example) -> str:
+        return hashlib.sha256(f"{settings.seed}/{example.example_id}".encode()).hexdigest()
+
+    drawn = sorted(examples, key=lot)
+    by_modality = sorted(_buckets(drawn, [example.modality for example in drawn]).items())
+    turns = [
+        _take_turns(_buckets(members, [example.group for example in members]).values()) for _, members in by_modality
+    ]
+    return _take_turns(turns)[: settings.gallery]
+
+
+def _buckets(members: Sequence[T], labels: Iterable[Hashable]) -> dict[Hashable, list[T]]:
+    buckets: dict[Hashable, list[T]] = {}
+    for member, label in zip(members, labels, strict=True):
+        buckets.setdefault(label, []).append(member)
+    return buckets
+
+
+def _take_turns(queues: Iterable[Sequence[T]]) -> list[T]:
+    """``[[a, b, c], [x]]`` -> ``[a, x, b, c]``."""
+    nobody = object()
+    rounds = chain.from_iterable(zip_longest(*queues, fillvalue=nobody))
+    return [each for each in rounds if each is not nobody]  # type: ignore[misc]  # the filler is gone
+
+
+def items(chosen: Sequence[Example], evidence: Evidence, headline: str) -> list[GalleryItem]:
+    """The chosen examples with what was said about them, and its ``headline`` score."""
+    return [
+        {
+            "example_id": example.example_id,
+            "modality": example.modality,
+            "group": example.group,
+            "alt": alternative_text(example.facts),
+            "reference": example.caption,
+            "answers": [_answer(variant, evidence.answers[variant], example, headline) for variant in SHOWN],
+        }
+        for example in chosen
+    ]
+
+
+def _answer(variant: Variant, answers: Answers, example: Example, headline: str) -> Answer:
+    prediction = answers.predictions.get(example.example_id)
+    return {
+        "variant": variant.value,
+        "text": prediction.predict if prediction else "",
+        "score": answers.scores.get(headline, {}).get(example.example_id),
+        "cut_off": prediction is not None and prediction.finish == "length",
+    }
+
+
+def alternative_text(facts: Facts | None) -> str:
+    """What a listener needs to follow: the kind of picture. The captions beside it say the rest."""
+    if facts is None:
+        return "Validation image"
+    view = f", {facts.plane} view" if facts.plane else ""
+    part = f" of the {facts.body_part}" if facts.body_part else ""
+    return f"{facts.modality or 'Medical'} image{view}{part}"
+
+
+def thumbnails(images: Mapping[str, bytes], example_ids: Sequence[str], pixels: int) -> dict[str, str]:
+    """``data:`` addresses by id, until the budget is spent."""
+    made: dict[str, str] = {}
+    left = THUMBNAIL_BUDGET_BYTES
+    for example_id in example_ids:
+        address = thumbnail(images[example_id], pixels, where=example_id)
+        left -= len(address)
+        if left < 0:
+            break
+        made[example_id] = address
+    return made
+
+
+def thumbnail(encoded: bytes, pixels: int, *, where: str = "") -> str:
+    """The image as WebP, its longer side at most ``pixels``, as a ``data:`` address. Raises `DataError`."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            small = image if image.mode in ("L", "RGB") else image.convert("RGB")
+            small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+            buffer = io.BytesIO()
+            # Without exif and colour profile: a patient's name has been found in such places.
+            small.save(buffer, "WEBP", quality=WEBP_QUALITY, method=6, exif=b"", icc_profile=b"")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        remedy = "delete the manifest of the prepared dataset and run `medvl prep` again"
+        raise DataError(f"a validation image cannot be decoded: {error}", where=where, remedy=remedy) from error
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

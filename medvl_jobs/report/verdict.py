@@ -1,0 +1,75 @@
+"""What the numbers say, in one sentence. It is generated, so it cannot flatter."""
+
+from __future__ import annotations
+
+from medvl_jobs.report.metrics import describe
+from medvl_jobs.report.shape import Difference, Headline, Learned, Looks, Slice, Verdict
+from medvl_jobs.report.words import interval, number, quantity
+from medvl_jobs.settings.eval import Variant
+
+
+def judge(whole: Slice) -> Verdict:
+    """The verdict on a comparison. A direction is claimed only where the 95 % interval leaves out zero."""
+    headline = whole["headline"]
+    learned, looks = _learned(headline["gain"]), _looks(headline["drop"])
+    joint = "and" if (learned == "better") == (looks == "yes") else "but"
+    sentence = (
+        f"On {quantity(whole['examples'], 'validation image')} in {quantity(whole['groups'], 'group')}, "
+        f"{_learned_clause(learned, headline)}, {joint} {_looks_clause(looks, headline['drop'])}."
+    )
+    return {"sentence": sentence, "learned": learned, "looks": looks}
+
+
+def _learned(gain: Difference) -> Learned:
+    if gain["low"] is None or gain["high"] is None:
+        return "undetermined"
+    if gain["low"] > 0:
+        return "better"
+    return "worse" if gain["high"] < 0 else "no difference shown"
+
+
+def _looks(drop: Difference | None) -> Looks:
+    if drop is None:
+        return "not tested"
+    if drop["low"] is None:
+        return "undetermined"
+    return "yes" if drop["low"] > 0 else "not shown"
+
+
+def _learned_clause(learned: Learned, headline: Headline) -> str:
+    gain, variants = headline["gain"], headline["variants"]
+    tuned, base = (number(variants[variant]["value"]) for variant in (Variant.TUNED, Variant.BASE))
+    scores, where = f"{tuned} against {base}", f"in {describe(headline['metric']).inside}"
+    points = number(abs(gain["value"]))
+    within = f"95 % interval {interval(_negated(gain) if learned == 'worse' else gain)}"
+    match learned:
+        case "better":
+            return f"the tuned model beats the base model {where} ({scores}, {points} points more, {within})"
+        case "worse":
+            return f"the tuned model is worse than the base model {where} ({scores}, {points} points less, {within})"
+        case "no difference shown":
+            return f"no difference between tuned and base is shown {where} ({scores}, {within} of the difference)"
+        case "undetermined":
+            return f"the tuned model scores {scores} {where}, with an uncertainty that one group cannot tell"
+
+
+def _looks_clause(looks: Looks, drop: Difference | None) -> str:
+    if drop is None:
+        return "whether it looks at the image was not tested"
+    loses = f"loses {'' if looks == 'yes' else 'only '}{number(drop['value'])}"
+    points = loses if drop["value"] >= 0 else f"gains {number(-drop['value'])}"
+    match looks:
+        case "yes":
+            return f"it looks at the image: shown another example's image, it {points} points ({interval(drop)})"
+        case "not shown":
+            within = f"95 % interval of the loss {interval(drop)}"
+            what = f"shown another example's image, it {points} points ({within})"
+            return f"it is not shown to look at the image: {what}"
+        case _:
+            return f"shown another example's image, it {points.replace('only ', '')} points"
+
+
+def _negated(gain: Difference) -> Difference:
+    """The loss: a reader of "less" wants both ends positive, the smaller first."""
+    low, high = gain["low"], gain["high"]
+    return {**gain, "low": None if high is None else -high, "high": None if low is None else -low}

@@ -1,0 +1,53 @@
+"""Numbers as a reader wants them; the page and the Markdown say them the same way."""
+
+from __future__ import annotations
+
+from medvl_jobs.report.shape import Difference, Estimate
+
+MINUS = "\N{MINUS SIGN}"
+_MINUTE, _HOUR = 60, 3600
+
+
+def number(value: float, decimals: int = 1) -> str:
+    """``83.1``, with a real minus sign, and never ``-0.0``."""
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", MINUS)
+
+
+def signed(value: float, decimals: int = 1) -> str:
+    """``+4.2``, ``-1.0`` or ``0.0``."""
+    sign = "+" if round(value, decimals) > 0 else ""
+    return sign + number(value, decimals)
+
+
+def interval(estimate: Estimate | Difference, decimals: int = 1) -> str:
+    """``71.2 to 80.0``; empty when the interval is unknown."""
+    low, high = estimate["low"], estimate["high"]
+    return "" if low is None or high is None else f"{number(low, decimals)} to {number(high, decimals)}"
+
+
+def quantity(many: int, noun: str) -> str:
+    """``1 group``, ``3,232 images``; ``noun`` is singular and takes an s."""
+    return f"{many:,} {noun}" + ("" if many == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """``8.4 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if round(seconds, 1) < _MINUTE:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
+    minutes = round(seconds / _MINUTE)
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def memory(size_bytes: int) -> str:
+    """``1.4 GB``, in powers of ten like the labels on memory requests."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+def probability(share: float) -> str:
+    """``97.3 %``; the ends are not certainties, only rarer than the resamples can show."""
+    if share > 0.999:
+        return "more than 99.9 %"
+    return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
