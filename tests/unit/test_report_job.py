@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from report_data import world
+from report_data import KEYS, world
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import MissingInputError
@@ -46,7 +46,7 @@ def test_a_given_adapter_without_a_log_gives_a_report_without_a_curve(tmp_path: 
 
 
 def test_a_given_adapter_in_the_store_keeps_its_curve(tmp_path: Path) -> None:
-    made = world(eval={"adapter": "adapters/feedfacefeedface", "adapter_fingerprint": "feedfacefeedface"})
+    made = world(eval={"adapter": layout.adapter(KEYS.adapter), "adapter_fingerprint": KEYS.adapter})
     manifest = job.run(made.settings, made.store(tmp_path), made.keys)
     assert any(entry.path.endswith("loss.svg") for entry in manifest.files)
 
