@@ -56,17 +56,21 @@ def _learned_clause(learned: Learned, headline: Headline) -> str:
 def _looks_clause(looks: Looks, drop: Difference | None) -> str:
     if drop is None:
         return "whether it looks at the image was not tested"
-    loses = f"loses {'' if looks == 'yes' else 'only '}{number(drop['value'])}"
-    points = loses if drop["value"] >= 0 else f"gains {number(-drop['value'])}"
+    shown = f"shown another example's image, it {_change(-drop['value'], 'only ' if looks == 'not shown' else '')}"
     match looks:
         case "yes":
-            return f"it looks at the image: shown another example's image, it {points} points ({interval(drop)})"
+            return f"it looks at the image: {shown} ({interval(drop)})"
         case "not shown":
-            within = f"95 % interval of the loss {interval(drop)}"
-            what = f"shown another example's image, it {points} points ({within})"
-            return f"it is not shown to look at the image: {what}"
+            return f"it is not shown to look at the image: {shown} (95 % interval of the loss {interval(drop)})"
         case _:
-            return f"shown another example's image, it {points.replace('only ', '')} points"
+            return shown
+
+
+def _change(points: float, only: str) -> str:
+    size = number(abs(points))
+    if size == number(0):
+        return "scores the same"
+    return f"gains {size} points" if points > 0 else f"loses {only}{size} points"
 
 
 def _negated(gain: Difference) -> Difference:

@@ -124,6 +124,12 @@ def test_a_gain_without_looking_is_not_hidden() -> None:
     assert "but it is not shown to look at the image: shown another example's image, it gains 1.0 points" in sentence
 
 
+def test_a_control_that_changes_nothing_is_told_in_plain_words() -> None:
+    made = world()
+    shift(made, SHUFFLED, TUNED, 0)
+    assert "shown another example's image, it scores the same (95 %" in report_of(made)["verdict"]["sentence"]
+
+
 def test_one_group_gives_no_interval_and_no_claim() -> None:
     report = report_of(world(groups=1, per_group=6))
     assert report["verdict"]["learned"] == report["verdict"]["looks"] == "undetermined"
