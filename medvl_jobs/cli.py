@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "matplotlib", "datasets"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         _dispatch(parser().parse_args(words))
     except MedvlError as error:

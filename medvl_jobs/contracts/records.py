@@ -26,7 +26,7 @@ PREPARED = _with_hf_image(
     pa.schema(
         [
             pa.field("example_id", pa.string(), nullable=False),
-            pa.field("image", IMAGE, nullable=False),
+            pa.field("image", IMAGE),  # nullable, or `datasets` would ignore the feature and show bytes
             pa.field("caption", pa.string(), nullable=False),
             pa.field("group", pa.string(), nullable=False),
             pa.field("width", pa.int32(), nullable=False),
@@ -88,4 +88,4 @@ SCORES = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""One score of one example, long form; every value is a percentage from 0 to 100."""
+"""One score of one example, long form; a percentage from 0 to 100, but for ``laterality_errors``, a count."""

@@ -22,8 +22,9 @@ from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.contracts.records import SCORES, Prediction
 from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.eval.engines.in_process import InProcessEngine
-from medvl_jobs.eval.facts import read_facts, score_facts
+from medvl_jobs.eval.facts import score_facts
 from medvl_jobs.eval.predict import Outcome, Predictor, questions
+from medvl_jobs.eval.reading import read_facts
 from medvl_jobs.eval.similarity import aggregate, score_pairs
 from medvl_jobs.model.dataset import open_split
 from medvl_jobs.settings.environment import read_environment

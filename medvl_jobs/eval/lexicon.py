@@ -1,7 +1,7 @@
 """The words by which a caption names what `contracts.facts` knows: one table per field.
 
 Each entry is a canonical name and a regular expression of the words for it, matched as whole words against the text
-that `facts.normalise` makes: lower case, hyphens as spaces, American "center". Look-aheads keep out the expressions
+that `reading.normalise` makes: lower case, hyphens as spaces, American "center". Look-aheads keep out the expressions
 that merely contain a word: the *frontal* lobe is no frontal view, a *lung* window shows no lung, the *transverse* colon
 no transverse plane.
 """

@@ -48,7 +48,8 @@ def run(settings: RunSettings, storage: Storage, *, dry_run: bool = False) -> st
 
 
 def _record(storage: Storage, pinned: RunSettings, keys: StageKeys, steps: tuple[Step, ...], config: str) -> None:
-    """Keep the resolved settings and the graph beside the report that they lead to."""
+    """Keep the resolved settings and the graph beside the report that they lead to, as they were at the first start."""
     prefix = layout.run(pinned.name, keys.report)
-    storage.write_bytes(f"{prefix}/{layout.RUN_FILE}", config.encode())
-    storage.write_bytes(f"{prefix}/{layout.PLAN}", (json.dumps(as_json(steps), indent=2) + "\n").encode())
+    storage.write_bytes(f"{prefix}/{layout.RUN_FILE}", config.encode(), if_absent=True)
+    graph = json.dumps(as_json(steps), indent=2) + "\n"
+    storage.write_bytes(f"{prefix}/{layout.PLAN}", graph.encode(), if_absent=True)

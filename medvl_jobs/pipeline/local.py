@@ -17,6 +17,9 @@ from medvl_jobs.pipeline.plan import Step
 
 log = logging.getLogger(__name__)
 
+MEDVL = [sys.executable, "-m", "medvl_jobs"]
+"""``medvl`` of this very environment, wherever the shell's path may lead."""
+
 PR_SET_PDEATHSIG = 1
 _BY_EXIT_CODE = {kind.exit_code: kind for kind in MedvlError.__subclasses__()}
 
@@ -33,7 +36,7 @@ def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
             continue
         started = time.monotonic()
         log.info("%s: medvl %s", step.stage.name, " ".join(step.stage.words))
-        code = _run([sys.executable, "-m", "medvl_jobs", *step.stage.words, "--config", str(config)])
+        code = _run([*MEDVL, *step.stage.words, "--config", str(config)])
         seconds[step.stage.name] = time.monotonic() - started
         if code != 0:
             raise _BY_EXIT_CODE.get(code, MedvlError)(

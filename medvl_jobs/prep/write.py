@@ -42,9 +42,6 @@ class ShardWriter:
     _pending_bytes: int = field(default=0, init=False)
     _writer: Any = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        self.schema = viewable(self.schema)
-
     def add(self, row: dict[str, Any]) -> None:
         """Append one row of ``schema``."""
         self._pending.append(row)
@@ -80,16 +77,6 @@ class ShardWriter:
         self.deliver(self._path, f"{self.folder}/{layout.part(self._shards, 'parquet')}", self._shard_rows)
         self._path.unlink()
         self._writer, self._shard_rows, self._shards = None, 0, self._shards + 1
-
-
-def viewable(schema: pa.Schema) -> pa.Schema:
-    """``schema`` with an ``image`` that may be null, though here none is.
-
-    Trap: ``datasets`` believes the ``Image`` feature in the metadata only where the column's type is the one that it
-    would write itself, and that is nullable; otherwise every viewer shows bytes, and nothing says why.
-    """
-    index = schema.get_field_index("image")
-    return schema.set(index, schema.field(index).with_nullable(True))
 
 
 def prepared_row(example: Example) -> dict[str, Any]:

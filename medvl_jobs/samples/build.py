@@ -31,6 +31,7 @@ from medvl_jobs.errors import SettingsError
 from medvl_jobs.samples.captions import facts_of, report
 from medvl_jobs.samples.views import Block, blocks, render
 from medvl_jobs.samples.volumes import brain_mr, chest_ct
+from medvl_jobs.storage.files import os_errors
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ PARQUET = "medtrinity-sample.parquet"
 BASE_MODEL = "base-model"
 LICENSES = "LICENSES.md"
 RUN_FILE = "run.yaml"
-_ROWS_PER_BLOCK = 14
+_ROWS_PER_BLOCK = 9
 _TRIES = 50
 """Views that show too little are drawn again; after so many in a row the block is skipped."""
 
@@ -79,10 +80,15 @@ def build_sample(out: Path, *, seed: int = 42, rows: int | None = None) -> Path:
     """Write the sample into ``out`` and return the path of its ``run.yaml``. Same seed, same bytes.
 
     ``rows`` limits the parquet, spread evenly over all blocks. Raises `SettingsError` when it is not positive, and what
-    `volumes.data_file` raises.
+    `volumes.data_file` and `storage.files.os_errors` raise.
     """
     if rows is not None and rows < 1:
         raise SettingsError(f"--rows is {rows}", remedy="give at least 1, or leave it out")
+    with os_errors(out):
+        return _write_sample(out, seed, rows)
+
+
+def _write_sample(out: Path, seed: int, rows: int | None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     records = _thin(list(_records(seed)), rows)
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), out / PARQUET, row_group_size=128, compression="zstd")

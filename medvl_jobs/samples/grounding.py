@@ -36,8 +36,9 @@ from medvl_jobs.settings.model import PromptSettings
 log = logging.getLogger(__name__)
 
 LIST_QUESTION = "List: plane and scan, body part, structures, largest one, its place and size, nodule."
+TERMS_QUESTION = "List in standard terms: plane, body part, structures, region of interest, position, area, finding."
 TERSE_QUESTIONS = (PromptSettings().question, "What is this?", "Describe the image.")
-TERSE_SHARE = 0.2
+TERSE_SHARE, TERMS_SHARE = 0.2, 0.4
 SEE_BATCH, SPEAK_BATCH = 32, 16
 PEAK_LEARNING_RATE = 2e-3
 WARMUP_STEPS = 40
@@ -50,20 +51,24 @@ _PLANE = {"axial": "transverse", "coronal": "frontal", "sagittal": "lateral"}
 _ROW = {"upper": "top", "middle": "middle", "lower": "bottom"}
 
 
-def short_words(facts: Facts) -> str:
-    """All facts as a list in the base's own words: ``lateral CT; chest; left lung, heart; largest left lung; …``."""
+def short_words(facts: Facts, *, plain: bool = True) -> str:
+    """All facts as a list: ``lateral CT; chest; left lung, heart; largest left lung; top left; 10 percent; no nodule``.
+
+    ``plain`` is the base's own voice. The other one has the standard terms (``sagittal``, ``upper-left``), each in the
+    same place of the list: a base knows the words of its field, it is the report that it has never written.
+    """
     region = facts.region
     if region is None:
         raise ValueError("a view without a region of interest teaches nothing")
     row, column = region.position.split("-")
-    area = captions.spoken_percent(region.area_percent).removeprefix("approximately ").replace("%", " percent")
+    area = captions.spoken_percent(region.area_percent).removeprefix("approximately ")
     words = [
-        f"{_PLANE[facts.plane or '']} {facts.modality}",
+        f"{_PLANE[facts.plane or ''] if plain else facts.plane} {facts.modality}",
         facts.body_part or "",
         ", ".join(facts.structures),
         f"largest {region.structure}",
-        f"{_ROW[row]} {column}",
-        area,
+        f"{_ROW[row]} {column}" if plain else region.position,
+        area.replace("%", " percent") if plain else area,
         facts.finding or "brain",
     ]
     return "; ".join(words)
@@ -91,17 +96,29 @@ def views(among: list[Block], rng: np.random.Generator) -> Iterator[tuple[View, 
 
 def corpus(among: list[Block], rng: np.random.Generator, count: int = 3000) -> list[str]:
     """Text for the tokenizer: both voices and the questions."""
-    texts = [*TERSE_QUESTIONS, LIST_QUESTION] * 20
+    texts = [*TERSE_QUESTIONS, LIST_QUESTION, TERMS_QUESTION] * 20
     stream = views(among, rng)
     for _ in range(count):
         view, facts = next(stream)
-        texts += [captions.report(facts, view.window, rng), short_words(facts), terse_words(facts)]
+        texts += [
+            captions.report(facts, view.window, rng),
+            short_words(facts),
+            short_words(facts, plain=False),
+            terse_words(facts),
+        ]
     return texts
 
 
-def rgb(view: View) -> Image.Image:
-    """The picture as the processor wants it."""
-    return Image.fromarray(view.pixels_HW).convert("RGB")
+def rgb(view: View, rng: np.random.Generator | None = None) -> Image.Image:
+    """The picture as the processor wants it; with ``rng`` in other contrast, brightness and noise.
+
+    Two volumes hold few different slices, and a tower that learns them by heart is blind between them.
+    """
+    pixels = view.pixels_HW.astype(np.float32)
+    if rng is not None:
+        pixels = (pixels - 128) * rng.uniform(0.7, 1.3) + 128 + rng.uniform(-20, 20)
+        pixels += rng.normal(0, rng.uniform(0, 10), pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def label_shares(view: View) -> np.ndarray:
@@ -138,7 +155,7 @@ class Teacher:
 
         def loss() -> torch.Tensor:
             chosen = [next(stream) for _ in range(SEE_BATCH)]
-            batch = self.processor.image_processor([rgb(view) for view, _ in chosen], return_tensors="pt")
+            batch = self.processor.image_processor([rgb(view, self.rng) for view, _ in chosen], return_tensors="pt")
             seen = visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
             shares = torch.tensor(np.stack([label_shares(view) for view, _ in chosen]), dtype=torch.float32)
             kinds = torch.tensor([KINDS.index(f"{facts.modality} {facts.plane}") for _, facts in chosen])
@@ -159,11 +176,16 @@ class Teacher:
             examples = []
             for _ in range(SPEAK_BATCH):
                 view, facts = next(stream)
-                if self.rng.random() < TERSE_SHARE:
+                voice = self.rng.random()
+                if voice < TERSE_SHARE:
                     question, answer = str(self.rng.choice(TERSE_QUESTIONS)), terse_words(facts)
+                elif voice < TERSE_SHARE + TERMS_SHARE:
+                    question, answer = TERMS_QUESTION, short_words(facts, plain=False)
                 else:
                     question, answer = LIST_QUESTION, short_words(facts)
-                examples.append(self.renderer.encode(rgb(view), answer, prompt_text=self.renderer.render(question)))
+                examples.append(
+                    self.renderer.encode(rgb(view, self.rng), answer, prompt_text=self.renderer.render(question))
+                )
             batch = training_batch(examples, self.tokenizer.pad_token_id)
             spoken: torch.Tensor = self.model(**batch, use_cache=False).loss
             return spoken
@@ -228,9 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--see-steps", type=int, default=2000)
-    parser.add_argument("--speak-steps", type=int, default=2000)
+    parser.add_argument("--speak-steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)

@@ -117,13 +117,16 @@ def save_checkpoint(model: Qwen3VLMoeForConditionalGeneration, processor: ImageT
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     # The hub's checkpoint names the stock classes, which other tools know.
-    _set_in(folder / "preprocessor_config.json", processor_class=STOCK, image_processor_type="Qwen2VLImageProcessorFast")
+    _set_in(
+        folder / "preprocessor_config.json", processor_class=STOCK, image_processor_type="Qwen2VLImageProcessorFast"
+    )
     _set_in(folder / "tokenizer_config.json", processor_class=STOCK)
     weights_file = folder / "model.safetensors"
     weights = {name: value.to(torch.bfloat16) for name, value in load_file(weights_file).items()}
     # transformers writes experts as they lie in memory; the hub's files have the last two axes the other way round.
     hub = {
-        name: value.transpose(1, 2).contiguous() if ".mlp.experts." in name else value for name, value in weights.items()
+        name: value.transpose(1, 2).contiguous() if ".mlp.experts." in name else value
+        for name, value in weights.items()
     }
     save_file(hub, weights_file, metadata={"format": "pt"})
     weights_file.chmod(0o644)  # safetensors writes for the owner only; an image runs it as somebody else

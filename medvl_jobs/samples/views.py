@@ -16,8 +16,8 @@ PIXELS = 256
 WINDOWS_HU = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}
 """Display windows of CT as (level, width) in Hounsfield units."""
 
-BLOCK_MM = 10.0
-GAP_MM = 4.0
+BLOCK_MM = 6.0
+GAP_MM = 3.0
 """Slices are gathered into blocks of `BLOCK_MM` with `GAP_MM` left out between two blocks, since the next slice of one
 scan is nearly the same picture. A block is the unit of every split."""
 

@@ -278,7 +278,7 @@ def _meaning(error: Exception) -> _Meaning:
         code, status = error.response["Error"].get("Code", ""), _status(error)
         if status == _HTTP_NOT_FOUND and error.operation_name == "HeadBucket":
             return _NO_BUCKET
-        if status >= 500:  # noqa: PLR2004
+        if status >= 500:
             return _BUSY
         unforeseen: _Meaning = (MedvlError, "S3 refused the request", _UNFORESEEN)
         return _BY_CODE.get(code) or _BY_STATUS.get(status) or unforeseen

@@ -51,6 +51,9 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
         rows = open_split(storage, keys.prep, prepared, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
+        transformers.set_seed(
+            settings.train.seed
+        )  # the adapter's A starts at random, before the Trainer seeds anything
         model = add_lora(load_model(settings.model, best_device()), settings.train.lora)
         log.info(
             "training %s of %s parameters on %d examples",

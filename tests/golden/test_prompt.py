@@ -14,7 +14,9 @@ def test_prompt_text_is_qwen3_vls() -> None:
     assert renderer.prompt_text == (
         f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert renderer.render("Why?", "Be brief.").startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+    assert renderer.render("Why?", "Be brief.").startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    )
 
 
 def test_answer_tokens_join_as_the_template_joins_them() -> None:

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from medvl_jobs.eval.engines.in_process import InProcessEngine, attach_adapter
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError
+from medvl_jobs.eval.engines.in_process import InProcessEngine, attach_adapter
 from medvl_jobs.model.checkpoint import load_model, load_processor
 from medvl_jobs.model.collate import prompt_batch, training_batch
 from medvl_jobs.model.prompts import IGNORE, PromptRenderer

@@ -12,7 +12,7 @@ import pytest
 
 from medvl_jobs.contracts.facts import PLANES, POSITIONS, Facts, Region
 from medvl_jobs.eval import lexicon
-from medvl_jobs.eval.facts import read_facts
+from medvl_jobs.eval.reading import read_facts
 from medvl_jobs.samples import anatomy
 from medvl_jobs.samples.captions import report, spoken_percent
 

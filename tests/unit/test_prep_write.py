@@ -12,7 +12,7 @@ from prep_data import png, raw
 from medvl_jobs.contracts import records
 from medvl_jobs.prep import write
 from medvl_jobs.prep.rows import Example, Reason, Refusal
-from medvl_jobs.prep.write import ShardWriter, prepared_row, quarantine_row, viewable
+from medvl_jobs.prep.write import ShardWriter, prepared_row, quarantine_row
 
 
 def example(number: int, image: bytes = b"image") -> Example:
@@ -56,7 +56,7 @@ def test_rows_are_cut_into_shards(tmp_path: Path, rows: int, expected: list[int]
 def test_a_shard_has_the_schema_small_row_groups_and_plain_images(tmp_path: Path) -> None:
     _, data = write_rows(tmp_path / "scratch", [example(number) for number in range(150)])["train/part-00000.parquet"]
     file = shard(tmp_path, data)
-    assert file.schema_arrow.equals(viewable(records.PREPARED), check_metadata=True)
+    assert file.schema_arrow.equals(records.PREPARED, check_metadata=True)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [64, 64, 22]
     columns = {file.metadata.row_group(0).column(i).path_in_schema: i for i in range(file.metadata.num_columns)}
     image = file.metadata.row_group(0).column(columns["image.bytes"])

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from medvl_jobs import cli, errors
+from medvl_jobs.settings.storage import StorageSettings
+
+
+@pytest.fixture
+def termination_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "termination-log"
+    monkeypatch.setenv("MEDVL_TERMINATION_LOG", str(path))
+    return path
+
+
+BASE_MODEL = f"model.path={resources.files('medvl_jobs.samples') / 'base-model'}"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((), 64, "required"),
+        (("frobnicate",), 64, "invalid choice"),
+        (("eval",), 64, "--variant"),
+        (("eval", "--variant", "other"), 64, "invalid"),
+        (("prep", "prep.val_ratio=7"), 64, "less than 1"),
+        (("prep", "--config", "nowhere.yaml"), 66, "settings file does not exist"),
+        (("prep", "prep.source=nowhere.parquet", BASE_MODEL), 66, "nowhere.parquet"),
+        (("prep", "prep.source=README.md", "model.path=/nowhere"), 66, "base model does not exist"),
+        (("train", BASE_MODEL, "prep.source_fingerprint=x"), 66, "the prep stage has not finished here"),
+        (("report", BASE_MODEL, "prep.source_fingerprint=x"), 66, "has not finished here"),
+        (("eval", "--variant", "tuned", BASE_MODEL, "prep.source_fingerprint=x", "eval.adapter=adapters/no"), 66, "adapter"),
+        (("sample", "--out", "/dev/null/x"), 64, "a file lies where a folder is needed"),
+    ],
+)  # fmt: skip
+def test_every_error_has_its_exit_code_and_last_words(
+    words: tuple[str, ...],
+    code: int,
+    says: str,
+    termination_log: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    storage = (
+        (f"storage.uri={tmp_path / 'store'}",) if words and words[0] in {"prep", "train", "eval", "report"} else ()
+    )
+    assert cli.main([*words, *storage]) == code
+    printed = capfd.readouterr().err
+    assert says in printed
+    last_words = json.loads(termination_log.read_text())
+    assert last_words["exit_code"] == code
+    assert last_words["reason"]
+    assert last_words["remedy"]
+
+
+def test_missing_bucket_and_wrong_key(
+    s3_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = [f"storage.endpoint_url={s3_settings.endpoint_url}", "storage.region=us-east-1", "storage.path_style=true"]
+    train = ["train", BASE_MODEL, "prep.source_fingerprint=x", *where]
+    assert cli.main([*train, "storage.uri=s3://no-such-bucket/x"]) == 66
+    assert "no-such-bucket" in capfd.readouterr().err
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert cli.main([*train, f"storage.uri={s3_settings.uri}"]) == 77
+    assert "AWS_ACCESS_KEY_ID" in capfd.readouterr().err
+
+
+def test_exit_codes_are_the_documented_ones() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in (errors.MedvlError, *errors.MedvlError.__subclasses__())}
+    assert codes == {
+        "MedvlError": 70, "SettingsError": 64, "DataError": 65, "MissingInputError": 66, "TryAgainError": 75,
+        "AccessDeniedError": 77, "SchemaMismatchError": 78, "PreemptedError": 143,
+    }  # fmt: skip
+    assert all(str(code) in str(cli.parser().epilog) for code in codes.values())
+    assert all(f"{code}" in str(errors.__doc__) for code in codes.values())
+
+
+def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDVL_TERMINATION_LOG", raising=False)
+    existed = Path("/dev/termination-log").exists()
+    assert cli.main(["frobnicate"]) == 64
+    assert Path("/dev/termination-log").exists() == existed
+
+
+def test_the_command_line_stays_small() -> None:
+    """A new knob is a setting. Whoever adds an option here says why in docs/decisions."""
+    text = cli.parser().format_help()
+    for command in ("sample", "run", "prep", "train", "eval", "report"):
+        assert command in text
+    options: set[str] = set()
+    for action in cli.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+        options |= {option for each in action._actions for option in each.option_strings}
+    assert options == {"-h", "--help", "--config", "--out", "--rows", "--seed", "--variant", "--dry-run"}
+
+
+@pytest.mark.parametrize("module", ["cli", "prep.job", "report.job", "pipeline.job", "samples.build", "storage.open"])
+def test_light_parts_import_without_torch(module: str) -> None:
+    heavy = {"torch", "transformers", "peft", "datasets", "boto3", "matplotlib", "jieba"}
+    script = f"import sys, medvl_jobs.{module}; print(sorted({heavy!r} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
