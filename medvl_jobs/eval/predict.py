@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,10 +40,12 @@ class Question:
 def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant: Variant) -> list[Question]:
     """The examples of a variant, largest image first, so that a batch holds like lengths and memory peaks at the start.
 
-    ``rows`` need ``example_id``, ``caption``, ``width`` and ``height``.
+    ``rows`` need ``example_id``, ``caption``, ``group``, ``width`` and ``height``.
     """
     rows = rows[: settings.limit]
-    shown = other_rows(len(rows), settings.shuffle_seed) if variant is Variant.TUNED_SHUFFLED else range(len(rows))
+    shown: Sequence[int] = range(len(rows))
+    if variant is Variant.TUNED_SHUFFLED:
+        shown = other_rows([str(row["group"]) for row in rows], settings.shuffle_seed)
     made = [
         Question(
             example_id=str(row["example_id"]),
@@ -56,11 +59,19 @@ def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant
     return sorted(made, key=lambda q: (-q.pixels, q.example_id))
 
 
-def other_rows(count: int, seed: int) -> list[int]:
-    """For every row another one, each used once: one random cycle, so nobody meets itself (if ``count`` > 1)."""
-    cycle = np.random.default_rng(seed).permutation(count)
-    other = np.empty(count, int)
-    other[cycle] = np.roll(cycle, -1)
+def other_rows(groups: Sequence[str], seed: int) -> list[int]:
+    """For every row a row of another group, each used once; nobody meets itself if there are two rows at all.
+
+    A neighbouring slice of the same volume would be nearly the right image. So rows are lined up group by group, in random
+    order, and the line is shifted by the size of the largest group. Where one group holds more than half of all rows,
+    some of its rows can only get each other's images.
+    """
+    rng = np.random.default_rng(seed)
+    rank = {group: place for place, group in enumerate(rng.permutation(sorted(set(groups))))}
+    line = sorted(rng.permutation(len(groups)), key=lambda row: rank[groups[row]])
+    largest = max(Counter(groups).values())
+    other = np.empty(len(groups), int)
+    other[line] = np.roll(line, -(largest if largest < len(groups) else 1))
     return [int(row) for row in other]
 
 

@@ -16,7 +16,6 @@ from transformers import (
     Qwen3VLProcessor,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
 from transformers.utils.logging import disable_progress_bar
 
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError

@@ -129,8 +129,8 @@ def _nodule_mask(shape_XYZ: tuple[int, ...], *, origin_z_mm: float, step_z_mm: f
         ImageDraw.Draw(view).polygon(points, fill=1)
         # The radiological view is rows from anterior to posterior and columns from patient right to left; undo both.
         by_reader[reader][:, :, round((z_mm - origin_z_mm) / step_z_mm)] |= np.asarray(view).T[::-1, ::-1]
-    votes: np.ndarray = np.sum(list(by_reader.values()), axis=0, dtype=np.uint8)
-    return votes >= READERS_FOR_CONSENSUS
+    votes_RXYZ = np.stack(list(by_reader.values()))
+    return np.count_nonzero(votes_RXYZ, axis=0) >= READERS_FOR_CONSENSUS
 
 
 def brain_mr() -> Volume:

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.settings.train import LoraSettings
 
-
 # PEFT 0.21 asks transformers 5.23 by a name that is going away; nobody who trains can do anything about it.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 

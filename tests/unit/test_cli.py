@@ -35,7 +35,7 @@ BASE_MODEL = f"model.path={resources.files('medvl_jobs.samples') / 'base-model'}
         (("prep", "prep.source=README.md", "model.path=/nowhere"), 66, "base model does not exist"),
         (("train", BASE_MODEL, "prep.source_fingerprint=x"), 66, "the prep stage has not finished here"),
         (("report", BASE_MODEL, "prep.source_fingerprint=x"), 66, "has not finished here"),
-        (("eval", "--variant", "tuned", BASE_MODEL, "prep.source_fingerprint=x", "eval.adapter=adapters/no"), 66, "adapter"),
+        (("train", BASE_MODEL, "prep.source_fingerprint=x", "eval.adapter=adapters/no"), 66, "there is no adapter"),
         (("sample", "--out", "/dev/null/x"), 64, "a file lies where a folder is needed"),
     ],
 )  # fmt: skip

@@ -12,7 +12,10 @@ from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import Publication
 
 SETTINGS = EvalSettings(batch_size=2, flush_every=4)
-ROWS = [{"example_id": f"e{n}", "caption": f"caption {n}", "width": 100 + n % 3, "height": 10} for n in range(11)]
+ROWS = [
+    {"example_id": f"e{n}", "caption": f"caption {n}", "group": f"g{n % 4}", "width": 100 + n % 3, "height": 10}
+    for n in range(11)
+]
 
 
 class Echo:
@@ -88,12 +91,19 @@ def test_shuffled_shows_another_image_and_keeps_the_question(storage: Storage) -
     assert all(p.label == f"caption {p.example_id[1:]}" for p in outcome.predictions)
 
 
-@pytest.mark.parametrize("count", [2, 3, 10, 101])
-def test_other_rows_never_meet_themselves(count: int) -> None:
-    other = other_rows(count, seed=1)
-    assert sorted(other) == list(range(count))
+@pytest.mark.parametrize("sizes", [[1, 1], [3, 3], [5, 1, 4], [1] * 40, [14] * 10, [7, 2, 2, 2]])
+def test_shuffled_images_come_from_another_group(sizes: list[int]) -> None:
+    groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    other = other_rows(groups, seed=1)
+    assert sorted(other) == list(range(len(groups)))
     assert all(row != number for number, row in enumerate(other))
-    assert other == other_rows(count, seed=1)
+    if 2 * max(sizes) <= len(groups):
+        assert all(groups[row] != groups[number] for number, row in enumerate(other))
+    assert other == other_rows(groups, seed=1)
+
+
+def test_shuffling_one_group_still_moves_everybody() -> None:
+    assert all(row != number for number, row in enumerate(other_rows(["g"] * 5, seed=1)))
 
 
 def test_limit_takes_the_first_examples() -> None:
