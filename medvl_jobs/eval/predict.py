@@ -62,9 +62,9 @@ def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant
 def other_rows(groups: Sequence[str], seed: int) -> list[int]:
     """For every row a row of another group, each used once; nobody meets itself if there are two rows at all.
 
-    A neighbouring slice of the same volume would be nearly the right image. So rows are lined up group by group, in random
-    order, and the line is shifted by the size of the largest group. Where one group holds more than half of all rows,
-    some of its rows can only get each other's images.
+    A neighbouring slice of the same volume would be nearly the right image. So rows are lined up group by group, in
+    random order, and the line is shifted by the size of the largest group. Where one group holds more than half of all
+    rows, some of its rows can only get each other's images.
     """
     rng = np.random.default_rng(seed)
     rank = {group: place for place, group in enumerate(rng.permutation(sorted(set(groups))))}
