@@ -26,10 +26,7 @@ test-system: setup-dev  ## tests in a real browser; installs what they need
 	$(BIN)/python -m pytest tests/system
 
 check: setup-dev  ## format, lint, types, layers
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 format: setup-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

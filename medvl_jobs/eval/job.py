@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from medvl_jobs.contracts import layout
-from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
-from medvl_jobs.contracts.records import SCORES, Prediction
 from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.eval.engines.in_process import InProcessEngine
-from medvl_jobs.eval.facts import score_facts
 from medvl_jobs.eval.predict import Outcome, Predictor, questions
-from medvl_jobs.eval.reading import read_facts
-from medvl_jobs.eval.similarity import aggregate, score_pairs
+from medvl_jobs.eval.results import predict_results, score, scores_parquet
 from medvl_jobs.model.dataset import open_split
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.eval import Variant
@@ -33,11 +22,6 @@ from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import Publication, read_manifest, require_manifest
-
-log = logging.getLogger(__name__)
-
-Scores = list[dict[str, float]]
-"""One dict of percentages per example."""
 
 
 def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Variant) -> Manifest:
@@ -53,46 +37,44 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Varia
         about = rows.remove_columns("image").to_list()
         asked = questions(about, settings.eval, variant)
         adapter, adapter_inputs = fetch_adapter(settings, storage, keys, variant, scratch)
-        engines: list[InProcessEngine] = []
-
-        def engine() -> InProcessEngine:
-            engines.append(InProcessEngine(settings, adapter))
-            return engines[-1]
-
         publication = Publication(storage, prefix)
         predictor = Predictor(storage, prefix, publication, settings.eval)
-        outcome = predictor.run(asked, lambda row: bytes(rows[row]["image"]["bytes"]), engine)
-        scoring = time.monotonic()
-        scores = score(outcome.predictions, {str(row["example_id"]): row["facts"] for row in about})
-        runtime = outcome.seconds + time.monotonic() - scoring
-        results = predict_results(outcome, scores, runtime, engines[0] if engines else None)
-        publication.write_bytes(layout.PREDICT_RESULTS, (json.dumps(results, indent=2) + "\n").encode())
-        publication.write_bytes(
-            layout.SCORES, scores_parquet(outcome.predictions, scores), rows=len(outcome.predictions)
+        outcome = predictor.run(
+            asked, lambda row: bytes(rows[row]["image"]["bytes"]), lambda: InProcessEngine(settings, adapter)
         )
-        environment = read_environment()
-        manifest = publication.finish(
-            Provenance(
-                stage="eval",
-                key=keys.eval[variant],
-                inputs=(prepared.as_input(layout.prepared(keys.prep)), *adapter_inputs),
-                settings={
-                    "variant": variant.value,
-                    **settings.model_dump(mode="json", include={"model", "prompt", "eval"}),
-                },
-                counts={
-                    "examples": len(outcome.predictions),
-                    "empty": sum(not p.predict for p in outcome.predictions),
-                    "cut_off": sum(p.finish == "length" for p in outcome.predictions),
-                },
-                git_sha=environment.git_sha,
-                image_digest=environment.image_digest,
-                wall_seconds=time.monotonic() - started,
-                gpu_seconds=(time.monotonic() - started) * torch.cuda.device_count(),
-            )
-        )
-        predictor.forget_timings(asked)
-        return manifest
+    scoring = time.monotonic()
+    scores = score(outcome.predictions, {str(row["example_id"]): row["facts"] for row in about})
+    results = predict_results(outcome, scores, outcome.seconds + time.monotonic() - scoring)
+    publication.write_bytes(layout.PREDICT_RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+    publication.write_bytes(layout.SCORES, scores_parquet(outcome.predictions, scores), rows=len(outcome.predictions))
+    inputs = (prepared.as_input(layout.prepared(keys.prep)), *adapter_inputs)
+    manifest = publication.finish(provenance(settings, keys.eval[variant], variant, inputs, outcome, started))
+    predictor.forget_timings(asked)
+    return manifest
+
+
+def provenance(
+    settings: RunSettings, key: str, variant: Variant, inputs: tuple[InputRef, ...], outcome: Outcome, started: float
+) -> Provenance:
+    """What the manifest says of this evaluation."""
+    environment = read_environment()
+    seconds = time.monotonic() - started
+    resolved = settings.model_dump(mode="json", include={"model", "prompt", "eval"})
+    return Provenance(
+        stage="eval",
+        key=key,
+        inputs=inputs,
+        settings={"variant": variant.value, **resolved},
+        counts={
+            "examples": len(outcome.predictions),
+            "empty": sum(not p.predict for p in outcome.predictions),
+            "cut_off": sum(p.finish == "length" for p in outcome.predictions),
+        },
+        git_sha=environment.git_sha,
+        image_digest=environment.image_digest,
+        wall_seconds=seconds,
+        gpu_seconds=seconds * torch.cuda.device_count(),
+    )
 
 
 def fetch_adapter(
@@ -118,54 +100,3 @@ def fetch_adapter(
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         storage.download(f"{prefix}/{name}", scratch / "adapter" / name)
     return scratch / "adapter", (manifest.as_input(prefix),)
-
-
-def score(predictions: Sequence[Prediction], truths: dict[str, str | None]) -> Scores:
-    """All scores per example: text similarity to the reference, and facts against the known truth.
-
-    ``truths`` holds the facts as JSON by example; where a data set has none, the reference caption is read for them.
-    """
-    similar = score_pairs([p.predict for p in predictions], [p.label for p in predictions])
-    scores = []
-    for prediction, similarity in zip(predictions, similar, strict=True):
-        known = truths[prediction.example_id]
-        truth = Facts.from_json(known) if known else read_facts(prediction.label)
-        scores.append({**similarity, **score_facts(read_facts(prediction.predict), truth)})
-    return scores
-
-
-def predict_results(
-    outcome: Outcome, scores: Scores, runtime: float, engine: InProcessEngine | None
-) -> dict[str, float]:
-    """``predict_results.json``: LLaMA-Factory's keys, then ours.
-
-    ``predict_runtime`` covers generation and scoring over all attempts. ``predict_model_preparation_time`` is attaching
-    the adapter, reading the weights is ``predict_model_load_time``; an attempt that found all parts made loads nothing.
-    """
-    count = len(outcome.predictions)
-    facts = sorted({name for each in scores for name in each if name.startswith(("fact", "laterality"))})
-    tokens = sum(p.new_tokens for p in outcome.predictions)
-    return {
-        **aggregate(scores),
-        "predict_runtime": round(runtime, 4),
-        "predict_samples_per_second": round(count / runtime, 3),
-        "predict_steps_per_second": round(outcome.steps / runtime, 3),
-        "predict_model_preparation_time": round(engine.preparation_seconds, 4) if engine else 0.0,
-        "predict_model_load_time": round(engine.load_seconds, 4) if engine else 0.0,
-        "predict_new_tokens": tokens,
-        "predict_new_tokens_per_second": round(tokens / outcome.seconds, 2),
-        "predict_cut_off_share": sum(p.finish == "length" for p in outcome.predictions) / count,
-        **{f"predict_{name}": float(np.mean([each[name] for each in scores if name in each])) for name in facts},
-    }
-
-
-def scores_parquet(predictions: Sequence[Prediction], scores: Scores) -> bytes:
-    """``scores.parquet`` in `records.SCORES`' long form."""
-    rows: list[dict[str, Any]] = [
-        {"example_id": prediction.example_id, "metric": metric, "value": float(value)}
-        for prediction, each in zip(predictions, scores, strict=True)
-        for metric, value in sorted(each.items())
-    ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCORES), buffer)
-    return buffer.getvalue()

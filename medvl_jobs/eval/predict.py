@@ -83,6 +83,10 @@ class Outcome:
     seconds: float
     steps: int
     """Batches generated over all attempts."""
+    load_seconds: float
+    """Reading the weights, in this attempt; 0 when every part was there."""
+    preparation_seconds: float
+    """Attaching the adapter, likewise."""
 
 
 class Predictor:
@@ -108,7 +112,13 @@ class Predictor:
             self.publication.adopt(layout.part(number, "jsonl"), rows=len(done))
             seconds += float(self.storage.read_bytes(self._seconds_key(number)))
             predictions += done
-        return Outcome(predictions, seconds, -(-len(asked) // self.settings.batch_size))
+        return Outcome(
+            predictions,
+            seconds,
+            -(-len(asked) // self.settings.batch_size),
+            ready.load_seconds if ready else 0.0,
+            ready.preparation_seconds if ready else 0.0,
+        )
 
     def forget_timings(self, asked: Sequence[Question]) -> None:
         """Remove what only a resumed eval needs; call it after the manifest is written."""

@@ -51,37 +51,18 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
         rows = open_split(storage, keys.prep, prepared, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
-        transformers.set_seed(
-            settings.train.seed
-        )  # the adapter's A starts at random, before the Trainer seeds anything
+        transformers.set_seed(settings.train.seed)  # the adapter's A is drawn before the Trainer seeds anything
         model = add_lora(load_model(settings.model, best_device()), settings.train.lora)
-        log.info(
-            "training %s of %s parameters on %d examples",
-            *map("{:,}".format, trainable_parameters(model)),
-            len(examples),
-        )
+        trainable, total = trainable_parameters(model)
+        log.info("training %d of %d parameters on %d examples", trainable, total, len(examples))
         checkpoints = CheckpointStore(storage, keys.adapter, keep=settings.train.keep_checkpoints)
         trainer = fit(model, examples, arguments, checkpoints, scratch)
-        publication = Publication(storage, prefix)
-        write_adapter(publication, settings, trainer, layout.prepared(keys.prep), scratch)
-        environment = read_environment()
-        return publication.finish(
-            Provenance(
-                stage="train",
-                key=keys.adapter,
-                inputs=(prepared.as_input(layout.prepared(keys.prep)),),
-                settings=settings.model_dump(mode="json", include={"model", "prompt", "train"}),
-                counts={
-                    "examples": len(examples),
-                    "left_out_too_long": examples.left_out,
-                    "steps": trainer.state.global_step,
-                },
-                git_sha=environment.git_sha,
-                image_digest=environment.image_digest,
-                wall_seconds=time.monotonic() - started,
-                gpu_seconds=(time.monotonic() - started) * torch.cuda.device_count(),
-            )
-        )
+        if trainer.is_world_process_zero():
+            publication = Publication(storage, prefix)
+            write_adapter(publication, settings, trainer, layout.prepared(keys.prep), scratch)
+            publication.finish(provenance(settings, keys, prepared, trainer, started))
+        trainer.accelerator.wait_for_everyone()
+    return require_manifest(storage, prefix, "train")
 
 
 def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArguments:
@@ -142,6 +123,26 @@ def fit(
             remedy="start the same command again: it resumes from there",
         )
     return trainer
+
+
+def provenance(
+    settings: RunSettings, keys: StageKeys, prepared: Manifest, trainer: Trainer, started: float
+) -> Provenance:
+    """What the manifest says of this training."""
+    environment = read_environment()
+    seconds = time.monotonic() - started
+    examples: TrainingExamples = trainer.train_dataset
+    return Provenance(
+        stage="train",
+        key=keys.adapter,
+        inputs=(prepared.as_input(layout.prepared(keys.prep)),),
+        settings=settings.model_dump(mode="json", include={"model", "prompt", "train"}),
+        counts={"examples": len(examples), "left_out_too_long": examples.left_out, "steps": trainer.state.global_step},
+        git_sha=environment.git_sha,
+        image_digest=environment.image_digest,
+        wall_seconds=seconds,
+        gpu_seconds=seconds * trainer.args.world_size if torch.cuda.is_available() else 0.0,
+    )
 
 
 def write_adapter(

@@ -1,0 +1,70 @@
+"""From predictions to scores, and from scores to the files that hold them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medvl_jobs.contracts.facts import Facts
+from medvl_jobs.contracts.records import SCORES, Prediction
+from medvl_jobs.eval.facts import score_facts
+from medvl_jobs.eval.predict import Outcome
+from medvl_jobs.eval.reading import read_facts
+from medvl_jobs.eval.similarity import aggregate, score_pairs
+
+Scores = list[dict[str, float]]
+"""One dict per example; percentages, but for counts of errors."""
+
+
+def score(predictions: Sequence[Prediction], truths: Mapping[str, str | None]) -> Scores:
+    """All scores per example: text similarity to the reference, and facts against the known truth.
+
+    ``truths`` holds the facts as JSON by example; where a data set has none, the reference caption is read for them.
+    """
+    similar = score_pairs([p.predict for p in predictions], [p.label for p in predictions])
+    scores = []
+    for prediction, similarity in zip(predictions, similar, strict=True):
+        known = truths[prediction.example_id]
+        truth = Facts.from_json(known) if known else read_facts(prediction.label)
+        scores.append({**similarity, **score_facts(read_facts(prediction.predict), truth)})
+    return scores
+
+
+def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[str, float]:
+    """``predict_results.json``: LLaMA-Factory's keys, then ours.
+
+    ``predict_runtime`` covers generation and scoring over all attempts. ``predict_model_preparation_time`` is attaching
+    the adapter, reading the weights is ``predict_model_load_time``; an attempt that found all parts made loads nothing.
+    """
+    count = len(outcome.predictions)
+    facts = sorted({name for each in scores for name in each if name.startswith(("fact", "laterality"))})
+    tokens = sum(p.new_tokens for p in outcome.predictions)
+    return {
+        **aggregate(scores),
+        "predict_runtime": round(runtime, 4),
+        "predict_samples_per_second": round(count / runtime, 3),
+        "predict_steps_per_second": round(outcome.steps / runtime, 3),
+        "predict_model_preparation_time": round(outcome.preparation_seconds, 4),
+        "predict_model_load_time": round(outcome.load_seconds, 4),
+        "predict_new_tokens": tokens,
+        "predict_new_tokens_per_second": round(tokens / outcome.seconds, 2),
+        "predict_cut_off_share": sum(p.finish == "length" for p in outcome.predictions) / count,
+        **{f"predict_{name}": float(np.mean([each[name] for each in scores if name in each])) for name in facts},
+    }
+
+
+def scores_parquet(predictions: Sequence[Prediction], scores: Scores) -> bytes:
+    """``scores.parquet`` in `records.SCORES`' long form."""
+    rows: list[dict[str, Any]] = [
+        {"example_id": prediction.example_id, "metric": metric, "value": float(value)}
+        for prediction, each in zip(predictions, scores, strict=True)
+        for metric, value in sorted(each.items())
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCORES), buffer)
+    return buffer.getvalue()
