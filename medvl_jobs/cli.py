@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import medvl_jobs
-from medvl_jobs.errors import MedvlError, SettingsError
+from medvl_jobs.errors import MedvlError, PreemptedError, SettingsError
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings, load_settings
@@ -66,6 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("httpx", "matplotlib", "datasets"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    previous = signal.signal(signal.SIGTERM, _stop)
     try:
         _dispatch(parser().parse_args(words))
     except MedvlError as error:
@@ -81,7 +84,14 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         _last_words(unforeseen.as_dict())
         return unforeseen.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM outside the training loop. As process 1 of a container we would not even get it without a handler."""
+    raise PreemptedError("stopped by SIGTERM", remedy="start the same command again: what is finished is kept")
 
 
 def _dispatch(arguments: argparse.Namespace) -> None:
@@ -138,5 +148,9 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
 def _last_words(error: dict[str, str | int]) -> None:
     """One JSON line on the termination log, which Kubernetes shows as the pod's reason."""
     path = read_environment().termination_log
-    if path.exists() or path.parent != Path("/dev"):  # on a laptop there is no /dev/termination-log, and none is made
+    if not path.exists() and path.parent == Path("/dev"):
+        return  # on a laptop there is no /dev/termination-log, and none is made
+    try:
         path.write_text(json.dumps(error) + "\n", encoding="utf-8")
+    except OSError as unwritable:  # it must not take the place of the error that it was to report
+        print(f"medvl: the termination log cannot be written: {unwritable}", file=sys.stderr)

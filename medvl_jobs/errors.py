@@ -10,7 +10,7 @@
     │     (PermissionError)
     ├── SchemaMismatchError            78  an input was made by, or for, something incompatible; retrying cannot help
     │     (ValueError)
-    └── PreemptedError                143  stopped by SIGTERM after a checkpoint was saved
+    └── PreemptedError                143  stopped by SIGTERM; what is finished, or checkpointed, is kept
 
 The numbers are those of ``sysexits.h`` so that a pod failure policy can name them: 64, 65, 66, 77 and 78 are permanent,
 75 and 143 are worth another attempt. 70 is for what nobody foresaw.

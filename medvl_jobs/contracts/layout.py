@@ -9,6 +9,7 @@
       manifest.json
     adapters/<key>/
       adapter_config.json  adapter_model.safetensors  README.md
+      base_model.json                   fingerprint of the base model that it belongs to
       trainer_log.jsonl  training_loss.png  all_results.json
       checkpoints/step-000100/…         each with its own manifest.json
       manifest.json
@@ -33,6 +34,9 @@ RUN_FILE = "run.yaml"
 PLAN = "plan.json"
 PREDICT_RESULTS = "predict_results.json"
 SCORES = "scores.parquet"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_BASE = "base_model.json"
 TRAINER_LOG = "trainer_log.jsonl"
 TRAINING_LOSS = "training_loss.png"
 ALL_RESULTS = "all_results.json"

@@ -54,7 +54,7 @@ QUARANTINE = _with_hf_image(
         ]
     )
 )
-"""One refused row: where it came from (file and row number, from 0), why, and its original content."""
+"""One refused row: where it came from (file and row number, from 0), why, and its image and caption as they were."""
 
 
 @dataclass(frozen=True)

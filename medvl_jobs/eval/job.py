@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import Publication, read_manifest, require_manifest
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Variant) -> Manifest:
@@ -87,16 +90,30 @@ def fetch_adapter(
     if variant is Variant.BASE:
         return None, ()
     if settings.eval.adapter and Path(settings.eval.adapter).is_dir():
+        check_base(Path(settings.eval.adapter), settings)
         return Path(settings.eval.adapter), ()
-    prefix = settings.eval.adapter or layout.adapter(keys.adapter)
+    prefix = (settings.eval.adapter or layout.adapter(keys.adapter)).rstrip("/")
     manifest = require_manifest(storage, prefix, "train")
-    trained_on = manifest.settings["model"]["fingerprint"]
+    folder = scratch / "adapter"
+    for name in (layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS, layout.ADAPTER_BASE):
+        storage.download(f"{prefix}/{name}", folder / name)
+    check_base(folder, settings)
+    return folder, (manifest.as_input(prefix),)
+
+
+def check_base(folder: Path, settings: RunSettings) -> None:
+    """Refuse an adapter that was trained on another base model: where the shapes agree, PEFT would load it silently.
+
+    Raises `SchemaMismatchError`. An adapter that another tool made does not say what it belongs to: that is logged.
+    """
+    file = folder / layout.ADAPTER_BASE
+    if not file.is_file():
+        log.warning("%s does not say which base model it belongs to; its results are not verified", folder)
+        return
+    trained_on = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
     if trained_on != settings.model.fingerprint:
         raise SchemaMismatchError(
             f"the adapter was trained on base model {trained_on}, this run uses {settings.model.fingerprint}",
-            where=f"{storage.uri}/{prefix}",
+            where=settings.eval.adapter or str(folder),
             remedy="set model.path to that base model, or eval.adapter to an adapter of this one",
         )
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        storage.download(f"{prefix}/{name}", scratch / "adapter" / name)
-    return scratch / "adapter", (manifest.as_input(prefix),)

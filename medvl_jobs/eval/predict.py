@@ -115,7 +115,7 @@ class Predictor:
         return Outcome(
             predictions,
             seconds,
-            -(-len(asked) // self.settings.batch_size),
+            sum(-(-len(part) // self.settings.batch_size) for part in self._parts(asked)),
             ready.load_seconds if ready else 0.0,
             ready.preparation_seconds if ready else 0.0,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     PretrainedConfig,
@@ -18,9 +20,11 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
-from medvl_jobs.errors import MissingInputError, SchemaMismatchError
+from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError, TryAgainError
 from medvl_jobs.settings.model import ModelSettings
 
+# PEFT 0.21 asks transformers 5.23 by a name that is going away; nobody who trains can do anything about it.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 disable_progress_bar()  # its bars break up the log lines of a job
 
 MODEL_TYPE = "qwen3_vl_moe"
@@ -53,6 +57,13 @@ def load_processor(model: ModelSettings) -> ImageTextProcessor:
     with _loading(model):
         tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(model.path, revision=model.revision, size=size)
+    lacking = [token for token in ("<|im_end|>", "<|image_pad|>") if token not in tokenizer.get_vocab()]
+    if lacking or not tokenizer.chat_template:
+        raise MissingInputError(
+            f"the base model has no {' and '.join(lacking) or 'chat template'} in its tokenizer",
+            where=model.path,
+            remedy="copy tokenizer.json, tokenizer_config.json and chat_template.jinja from the original checkpoint",
+        )
     return ImageTextProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
 
@@ -79,9 +90,13 @@ def check_architecture(model: ModelSettings) -> None:
     with _loading(model):
         values, _ = PretrainedConfig.get_config_dict(model.path, revision=model.revision)
     found = values.get("model_type")
+    if not found:
+        raise MissingInputError(
+            "there is no config.json", where=model.path, remedy="set model.path to a whole checkpoint"
+        )
     if found != MODEL_TYPE:
         raise SchemaMismatchError(
-            f"the base model is of type '{found}', medvl trains '{MODEL_TYPE}'" if found else "there is no config.json",
+            f"the base model is of type '{found}', medvl trains '{MODEL_TYPE}'",
             where=model.path,
             remedy="set model.path to Qwen3-VL-30B-A3B-Instruct or another Qwen3-VL-MoE checkpoint",
         )
@@ -92,12 +107,21 @@ def _loading(model: ModelSettings) -> Iterator[None]:
     """Turn what transformers raises for a checkpoint that is not there, or not whole, into our error."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except ImportError as error:  # flash-attn, for one
+        what = f"model.attention={model.attention} needs a package: {_first_line(error)}"
+        raise SettingsError(what, remedy="install it, or set model.attention=sdpa") from error
+    except ConnectionError as error:
+        raise TryAgainError(f"the hub did not answer: {_first_line(error)}", where=model.path) from error
+    except (OSError, ValueError, SafetensorError) as error:
         raise MissingInputError(
-            f"the base model cannot be loaded: {str(error).splitlines()[0]}",
+            f"the base model cannot be loaded: {_first_line(error)}",
             where=f"{model.path}@{model.revision}" if model.revision else model.path,
             remedy="set model.path to a directory in Hugging Face's layout, or check the hub id and the network",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def best_device() -> torch.device:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.errors import MedvlError
+from medvl_jobs.errors import MedvlError, PreemptedError
 from medvl_jobs.pipeline.plan import Step
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,17 @@ def _run(command: list[str]) -> int:
     child = subprocess.Popen(command, preexec_fn=_die_with_parent if sys.platform == "linux" else None)  # noqa: PLW1509
 
     def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        stopped.append(number)
+        child.send_signal(number)  # Popen checks that the child is still there
 
+    stopped: list[int] = []
     previous = signal.signal(signal.SIGTERM, forward)
     try:
         code = child.wait()
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if stopped and code == 0:
+        return PreemptedError.exit_code  # it came as the stage ended: the stage is done, the run is to stop
     return code if code >= 0 else 128 - code
 
 

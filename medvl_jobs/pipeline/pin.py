@@ -20,6 +20,8 @@ from medvl_jobs.storage.base import Storage
 WHOLE_BYTES = 16 * 2**20
 """Files up to this size are hashed whole; of larger ones (60 GB of weights) the size and three samples are."""
 SAMPLE_BYTES = 2**20
+LOADED = {".json", ".safetensors", ".jinja", ".txt", ".model", ".bin"}
+"""Endings of the files of a checkpoint or an adapter that change what it answers."""
 
 
 def pin(settings: RunSettings, storage: Storage) -> RunSettings:
@@ -61,24 +63,28 @@ def model_fingerprint(model: ModelSettings) -> str:
 
 def adapter_fingerprint(settings: RunSettings, storage: Storage) -> str | None:
     """Hash of the adapter that the settings name, or ``None`` when the run trains its own."""
-    named = settings.eval.adapter
-    if named is None:
+    if settings.eval.adapter is None:
         return None
+    named = settings.eval.adapter.rstrip("/")
     if Path(named).is_dir():
         return directory_fingerprint(Path(named))
-    stat = storage.stat(f"{named}/adapter_model.safetensors")
+    stat = storage.stat(f"{named}/{layout.ADAPTER_WEIGHTS}")
     if stat is None:
         raise MissingInputError(
             "there is no adapter here",
             where=f"{named}, as a directory or in {storage.uri}",
             remedy=f"set eval.adapter to a directory that PEFT saved, or to a prefix like {layout.adapter('<key>')}",
         )
-    return short_hash([named, stat.fingerprint])
+    config = storage.stat(f"{named}/{layout.ADAPTER_CONFIG}")
+    return short_hash([named, stat.fingerprint, config.fingerprint if config else None])
 
 
 def directory_fingerprint(folder: Path) -> str:
-    """Hash over the names and contents of all files below a folder, the large ones sampled."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Hash over the names and contents of the files that loading reads, the large ones sampled.
+
+    Not over everything: a copy from the hub has a read-me, and a hidden folder with the time of the download.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in LOADED and not path.name.startswith("."))
     return short_hash([[path.relative_to(folder).as_posix(), _content_hash(path)] for path in files])
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from medvl_jobs.contracts import layout, records
 from medvl_jobs.contracts.fingerprint import sha256_file
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
-from medvl_jobs.errors import DataError
+from medvl_jobs.errors import DataError, SchemaMismatchError
 from medvl_jobs.prep.card import Tally, card
 from medvl_jobs.prep.check import judge
 from medvl_jobs.prep.export import LlamaFactoryExport
-from medvl_jobs.prep.read import Source, find_source, read_rows
+from medvl_jobs.prep.read import Source, find_source, read_rows, source_fingerprint
 from medvl_jobs.prep.rows import Example, RawRow, Refusal
 from medvl_jobs.prep.split import SIDES, Grouping, Side, side
 from medvl_jobs.prep.write import ShardWriter, prepared_row, quarantine_row
@@ -43,6 +43,7 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest:
         log.info("prep is done already: %s/%s", storage.uri, prefix)
         return done
     started = time.monotonic()
+    require_pinned_source(settings)
     publication, inputs = Publication(storage, prefix), list[InputRef]()
     with tempfile.TemporaryDirectory(prefix="medvl-prep-") as folder, os_errors(Path(folder)):
         tally = write_dataset(settings, publication, Path(folder), inputs)
@@ -62,6 +63,20 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest:
             wall_seconds=time.monotonic() - started,
         )
     )
+
+
+def require_pinned_source(settings: RunSettings) -> None:
+    """Refuse a source that is not the one the run was planned for: its result would lie under the other one's key.
+
+    Raises `SchemaMismatchError`.
+    """
+    pinned = settings.prep.source_fingerprint
+    if pinned is not None and pinned != (found := source_fingerprint(settings.prep, settings.storage)):
+        raise SchemaMismatchError(
+            f"the source has changed since the run was planned: it is {found}, not {pinned}",
+            where=settings.prep.source,
+            remedy="start the run again, or leave prep.source_fingerprint out of the settings",
+        )
 
 
 def write_dataset(settings: RunSettings, publication: Publication, scratch: Path, inputs: list[InputRef]) -> Tally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.contracts.manifest import Manifest
 from medvl_jobs.report import gallery
 from medvl_jobs.report.caveats import caveats
@@ -44,27 +44,15 @@ def assemble(evidence: Evidence, settings: RunSettings, keys: StageKeys) -> Repo
 
 def training(run: TrainingRun) -> Training:
     """The curve, raw and smoothed, and the totals. A log step whose loss is NaN is left out of the curve."""
-    lines = [line for line in run.log if math.isfinite(line["loss"])]
+    lines = [line for line in run.log if line["loss"] is not None and math.isfinite(line["loss"])]
     losses = [float(line["loss"]) for line in lines]
     return {
         "steps": [int(line["current_steps"]) for line in lines],
         "loss": losses,
-        "smoothed": smooth(losses),
+        "smoothed": [round(value, _DECIMALS) for value in smooth(losses)],
         "results": run.results,
         "counts": run.manifest.counts,
     }
-
-
-def smooth(values: Sequence[float]) -> list[float]:
-    """LLaMA-Factory's moving average, as in ``training_loss.png``: sₙ = w · sₙ₋₁ + (1 - w) · xₙ with s₀ = x₀.
-
-    w = 1.8 · (sigmoid(0.05 · n) - 0.5) for n values: the longer the curve, the smoother.
-    """
-    weight = 1.8 * (1 / (1 + math.exp(-0.05 * len(values))) - 0.5)
-    smoothed: list[float] = []
-    for value in values:
-        smoothed.append(weight * (smoothed[-1] if smoothed else value) + (1 - weight) * value)
-    return [round(value, _DECIMALS) for value in smoothed]
 
 
 def _data(evidence: Evidence) -> Data:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medvl_jobs.contracts import layout
@@ -134,7 +135,7 @@ def read_images(scratch: Path, example_ids: Sequence[str]) -> dict[str, bytes]:
     images = {}
     for part in _parts(scratch):
         for batch in pq.ParquetFile(part).iter_batches(_IMAGES_AT_ONCE, columns=["example_id", "image"]):
-            chosen = batch.filter(pa.compute.is_in(batch["example_id"], value_set=wanted))
+            chosen = batch.filter(pc.is_in(batch["example_id"], value_set=wanted))
             images.update({row["example_id"]: row["image"]["bytes"] for row in chosen.to_pylist()})
     return images
 

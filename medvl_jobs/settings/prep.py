@@ -34,7 +34,7 @@ class PrepSettings(Section):
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of *groups* that go to validation, by hash."""
     split_seed: int = 42
-    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = operational(0.05)
     """The stage fails (exit 65) when a larger share of rows than this is refused."""
     min_side: Annotated[int, Field(ge=1)] = 28
     """Images with a shorter side, in pixels, are refused."""

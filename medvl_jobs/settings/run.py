@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,9 @@ from medvl_jobs.settings.train import TrainSettings
 ENV_PREFIX = "MEDVL_"
 ENV_NOT_SETTINGS = frozenset({"MEDVL_TERMINATION_LOG", "MEDVL_GIT_SHA", "MEDVL_IMAGE_DIGEST"})
 """Variables that say where a job runs, not what it does; see `settings.environment`."""
+
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)|$)")
+"""Kubernetes tells every pod of a Service ``medvl-chat`` as ``MEDVL_CHAT_SERVICE_HOST``, ``MEDVL_CHAT_PORT``, …"""
 
 
 class RunSettings(BaseSettings, Section):
@@ -104,7 +108,10 @@ def _parse_override(word: str) -> dict[str, Any]:
     path, separator, text = word.partition("=")
     if not separator or not path:
         raise SettingsError(f"'{word}' is not of the form section.key=value", remedy="for example: train.epochs=3")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the value of '{path}' is not YAML: {text!r}", remedy="quote it: key='text'") from error
     for part in reversed(path.split(".")):
         value = {part: value}
     return dict(value)
@@ -141,7 +148,7 @@ def _read_profile(name: str) -> dict[str, Any]:
 def _check_environment() -> None:
     """Refuse a misspelt ``MEDVL_`` variable, which pydantic-settings would ignore."""
     for variable in sorted(os.environ):
-        if not variable.startswith(ENV_PREFIX) or variable in ENV_NOT_SETTINGS:
+        if not variable.startswith(ENV_PREFIX) or variable in ENV_NOT_SETTINGS or _SERVICE_LINK.search(variable):
             continue
         section = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
         if section not in RunSettings.model_fields:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.settings.run import RunSettings
 
 Line = dict[str, Any]
@@ -53,25 +54,20 @@ def all_results(lines: Sequence[Line], samples: int) -> dict[str, float]:
 
 
 def mean_loss(lines: Sequence[Line]) -> float:
-    """Mean over all steps; each line is the mean over the steps since the one before."""
-    steps = [line["step"] - before for line, before in zip(lines, [0, *(line["step"] for line in lines)], strict=False)]
-    return sum(line["loss"] * n for line, n in zip(lines, steps, strict=True)) / sum(steps)
-
-
-def smooth(values: Sequence[float]) -> list[float]:
-    """LLaMA-Factory's moving average: weight 1.8 · (sigmoid(0.05 · n) − 0.5) on what came before."""
-    weight = 1.8 * (1 / (1 + math.exp(-0.05 * len(values))) - 0.5)
-    smoothed: list[float] = []
-    for value in values:
-        smoothed.append(weight * (smoothed[-1] if smoothed else value) + (1 - weight) * value)
-    return smoothed
+    """Mean over all steps; each line is the mean over the steps since the one before. NaN when one of them is."""
+    total = before = 0.0
+    for line in lines:
+        total += (math.nan if line["loss"] is None else line["loss"]) * (line["step"] - before)
+        before = line["step"]
+    return total / before
 
 
 def loss_figure(lines: Sequence[Line]) -> bytes:
     """``training_loss.png``: the loss per log step, as it was and smoothed."""
     from matplotlib.figure import Figure  # noqa: PLC0415  a second of import that only this function needs
 
-    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    finite = [line for line in lines if line["loss"] is not None]
+    steps, losses = [line["step"] for line in finite], [line["loss"] for line in finite]
     figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="tight")
     axes = figure.add_subplot()
     axes.plot(steps, losses, color="#1f77b4", alpha=0.4, label="loss per log step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medvl_jobs.train.checkpoints import CheckpointStore
@@ -60,9 +63,9 @@ class LogLines(TrainerCallback):
             "step": state.global_step,
             "total_steps": state.max_steps,
             "epoch": round(float(entry["epoch"]), 4),
-            "loss": float(entry["loss"]),
-            "lr": float(entry["learning_rate"]),
-            "grad_norm": round(float(entry["grad_norm"]), 5),
+            "loss": _number(entry["loss"]),
+            "lr": _number(entry["learning_rate"]),
+            "grad_norm": _number(entry.get("grad_norm")),
             "tokens_per_second": round(tokens / seconds, 1),
             "samples_per_second": round(steps * self.samples_per_step / seconds, 3),
             "eta_seconds": round(per_step * (state.max_steps - state.global_step), 1),
@@ -73,6 +76,11 @@ class LogLines(TrainerCallback):
         self.last_time, self.last_step, self.last_tokens = now, state.global_step, int(state.num_input_tokens_seen)
         if state.is_world_process_zero:
             print(json.dumps(line), file=self.out, flush=True)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or ``None``: JSON knows no NaN, and DeepSpeed reports no gradient norm for some steps."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def training_lines(state: TrainerState) -> list[dict[str, Any]]:
@@ -119,9 +127,13 @@ class StopOnSigterm(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for a checkpoint and the end."""
-        if self.stopped and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
-        else:
+        """Ask for a checkpoint and the end, on all ranks at the same step: one alone would wait for ever."""
+        if dist.is_available() and dist.is_initialized():
+            anyone = torch.tensor(int(self.stopped), device=args.device)
+            dist.all_reduce(anyone, op=dist.ReduceOp.MAX)
+            self.stopped = bool(anyone)
+        if state.global_step >= state.max_steps:
             self.stopped = False  # it came with the last step: there is nothing left to stop
+        elif self.stopped:
+            control.should_save = control.should_training_stop = True
         return control

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import Manifest, Provenance
-from medvl_jobs.errors import PreemptedError
+from medvl_jobs.errors import PreemptedError, SettingsError
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
 from medvl_jobs.model.dataset import open_split
 from medvl_jobs.model.prompts import PromptRenderer
@@ -47,7 +47,8 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="medvl-train-") as folder:
         scratch = Path(folder)
         set_threads(settings.model)
-        arguments = training_arguments(settings, scratch)  # before the model: DeepSpeed must know before weights load
+        arguments = training_arguments(settings, scratch)  # first: it gives this process its GPU
+        refuse_data_parallel(arguments)
         renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
         rows = open_split(storage, keys.prep, prepared, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
@@ -93,6 +94,20 @@ def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArgument
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not sys.stderr.isatty(),
     )
+
+
+def refuse_data_parallel(arguments: TrainingArguments) -> None:
+    """Raises `SettingsError` where the Trainer would wrap the model in ``DataParallel``.
+
+    That splits every tensor of a batch along its first axis, and ours have three different ones: examples, image
+    patches and labelled tokens.
+    """
+    if arguments.n_gpu > 1:
+        raise SettingsError(
+            f"one process sees {arguments.n_gpu} GPUs",
+            where="train",
+            remedy=f"start one process per GPU: torchrun --nproc-per-node {arguments.n_gpu} -m medvl_jobs train …",
+        )
 
 
 def fit(
@@ -155,6 +170,8 @@ def write_adapter(
     results = all_results(lines, round(lines[-1]["epoch"] * len(trainer.train_dataset)))
     parameters = trainable_parameters(trainer.model)
     (folder / "README.md").write_text(model_card(settings, results, parameters, prepared), encoding="utf-8")
+    base = {"path": settings.model.path, "fingerprint": settings.model.fingerprint}
+    (folder / layout.ADAPTER_BASE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
     for path in sorted(folder.iterdir()):
         publication.upload(path, path.name)
     publication.write_bytes(layout.TRAINER_LOG, trainer_log(lines).encode(), rows=len(lines))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.settings.train import LoraSettings
-
-# PEFT 0.21 asks transformers 5.23 by a name that is going away; nobody who trains can do anything about it.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def target_pattern(lora: LoraSettings) -> str:

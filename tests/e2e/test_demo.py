@@ -98,14 +98,9 @@ def test_a_second_run_has_nothing_to_do(demo: Path) -> None:
 def test_an_adapter_of_another_base_is_refused(demo: Path, tmp_path: Path) -> None:
     """The same shape, other weights: PEFT would load it without a word."""
     (folder,) = (demo / "store" / "adapters").iterdir()
-    words = (
-        "--config",
-        str(demo / "data" / "run.yaml"),
-        "model.fingerprint=another",
-        f"eval.adapter=adapters/{folder.name}",
-    )
-    medvl("prep", *words)
-    refused = medvl("eval", "--variant", "tuned", *words, check=False)
-    assert refused.returncode == 78
-    assert "the adapter was trained on base model" in refused.stderr
-    assert "remedy" in refused.stderr
+    for adapter in (f"adapters/{folder.name}", str(folder)):
+        words = ("--config", str(demo / "data" / "run.yaml"), "model.fingerprint=another", f"eval.adapter={adapter}")
+        refused = medvl("eval", "--variant", "tuned", *words, check=False)
+        assert refused.returncode == 78
+        assert "the adapter was trained on base model" in refused.stderr
+        assert "remedy" in refused.stderr

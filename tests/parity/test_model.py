@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 import tiny_model
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError
 from medvl_jobs.eval.engines.in_process import InProcessEngine, attach_adapter
@@ -75,6 +77,32 @@ def test_adapter_of_another_shape_is_refused(tmp_path: Path) -> None:
         attach_adapter(tiny_model.base_model(), tmp_path)
 
 
+def test_adapter_with_weights_missing_is_refused(tmp_path: Path) -> None:
+    add_lora(tiny_model.base_model(), LORA).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "layers.0." not in name},
+        tmp_path / "adapter_model.safetensors",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own warning, which is all that a user of PEFT would get
+        with pytest.raises(SchemaMismatchError, match="lacks 8 of its weights"):
+            attach_adapter(tiny_model.base_model(), tmp_path)
+
+
+def test_checkpoint_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    for lost in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copytree(tiny_model.BASE_MODEL, tmp_path / lost)
+        (tmp_path / lost / lost).unlink()
+        with pytest.raises(MissingInputError):
+            load_processor(tiny_model.MODEL.model_copy(update={"path": str(tmp_path / lost)}))
+    torn = tmp_path / "torn"
+    shutil.copytree(tiny_model.BASE_MODEL, torn)
+    (torn / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(MissingInputError, match="cannot be loaded"):
+        load_model(tiny_model.MODEL.model_copy(update={"path": str(torn)}))
+
+
 def test_adapter_sits_on_text_attention_only() -> None:
     model = add_lora(tiny_model.base_model(), LORA)
     places = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -138,7 +166,7 @@ def test_experts_lie_in_the_hub_layout() -> None:
 
 def test_missing_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     empty = tiny_model.MODEL.model_copy(update={"path": str(tmp_path)})
-    with pytest.raises(SchemaMismatchError, match=r"no config\.json"):
+    with pytest.raises(MissingInputError, match=r"no config\.json"):
         load_model(empty)
     with pytest.raises(MissingInputError, match="cannot be loaded"):
         load_processor(empty.model_copy(update={"path": str(tmp_path / "nowhere")}))

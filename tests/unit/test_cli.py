@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from importlib import resources
@@ -79,6 +81,20 @@ def test_exit_codes_are_the_documented_ones() -> None:
     }  # fmt: skip
     assert all(str(code) in str(cli.parser().epilog) for code in codes.values())
     assert all(f"{code}" in str(errors.__doc__) for code in codes.values())
+
+
+def test_a_termination_log_that_cannot_be_written_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDVL_TERMINATION_LOG", "/no/such/folder/log")
+    assert cli.main(["frobnicate"]) == 64
+    assert "invalid choice" in capfd.readouterr().err
+
+
+def test_sigterm_has_its_code_and_last_words(termination_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_dispatch", lambda arguments: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["sample", "--out", "x"]) == 143
+    assert json.loads(termination_log.read_text())["error"] == "PreemptedError"
 
 
 def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:

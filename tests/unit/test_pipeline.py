@@ -86,6 +86,15 @@ def test_model_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert directory_fingerprint(tmp_path) != before
 
 
+def test_model_fingerprint_ignores_what_loading_does_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = directory_fingerprint(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "config.json").write_text("downloaded today")
+    (tmp_path / "README.md").write_text("a model")
+    assert directory_fingerprint(tmp_path) == before
+
+
 def test_model_on_the_hub_is_named_by_its_revision() -> None:
     assert model_fingerprint(ModelSettings(path="Qwen/Qwen3-VL", revision="abc")) == "hub:Qwen/Qwen3-VL@abc"
     with pytest.raises(MissingInputError, match="base model does not exist"):

