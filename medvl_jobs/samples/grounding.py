@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import Qwen3VLMoeForConditionalGeneration
+from transformers import PreTrainedModel, Qwen3VLMoeForConditionalGeneration
 
 from medvl_jobs.contracts.facts import PLANES, Facts
 from medvl_jobs.model.collate import prompt_batch, training_batch
@@ -216,24 +217,32 @@ class Teacher:
             if name == "speak" and step % 400 == 0:
                 log.info("held out: %s", self.measure(64))
 
-    @torch.inference_mode()
-    def measure(self, count: int = HELD_OUT, seed: int = 7) -> dict[str, float]:
-        """Share of right words per attribute on the demo's blocks, which taught nothing."""
-        stream = views(self.held_out, np.random.default_rng(seed))
-        text = self.renderer.render(LIST_QUESTION)
+    def measure(self, count: int) -> dict[str, float]:
+        """Accuracy on the demo's blocks so far."""
         self.model.eval()
-        right: dict[str, list[bool]] = {}
-        for start in range(0, count, SPEAK_BATCH):
-            chosen = [next(stream) for _ in range(min(SPEAK_BATCH, count - start))]
-            examples = [self.renderer.encode(rgb(view), prompt_text=text) for view, _ in chosen]
-            batch = prompt_batch(examples, self.tokenizer.pad_token_id)
-            answers = self.model.generate(**batch, max_new_tokens=120, do_sample=False)
-            for (_, facts), ids in zip(chosen, answers, strict=True):
-                said = self.renderer.decode(ids[batch["input_ids"].shape[1] :])
-                for name, correct in attributes_right(said, short_words(facts)).items():
-                    right.setdefault(name, []).append(correct)
+        measured = accuracy(self.model, self.renderer, self.held_out, count)
         self.model.train()
-        return {name: round(float(np.mean(values)), 3) for name, values in right.items()}
+        return measured
+
+
+@torch.inference_mode()
+def accuracy(
+    model: PreTrainedModel, renderer: PromptRenderer, among: list[Block], count: int, seed: int = 7
+) -> dict[str, float]:
+    """Share of right words per attribute over ``count`` random views of some blocks, asked for the plain list."""
+    stream = views(among, np.random.default_rng(seed))
+    text = renderer.render(LIST_QUESTION)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for start in range(0, count, SPEAK_BATCH):
+        chosen = [next(stream) for _ in range(min(SPEAK_BATCH, count - start))]
+        examples = [renderer.encode(rgb(view), prompt_text=text) for view, _ in chosen]
+        batch = prompt_batch(examples, renderer.tokenizer.pad_token_id)
+        answers = model.generate(**batch, max_new_tokens=120, do_sample=False, temperature=None, top_p=None, top_k=None)
+        for (_, facts), ids in zip(chosen, answers, strict=True):
+            said = renderer.decode(ids[batch["input_ids"].shape[1] :])
+            for name, correct in attributes_right(said, short_words(facts)).items():
+                right[name].append(correct)
+    return {name: round(float(np.mean(values)), 3) for name, values in right.items()}
 
 
 ATTRIBUTES = ("plane", "body_part", "structures", "region", "position", "area", "finding")
@@ -260,7 +269,7 @@ def main() -> None:
     log.info("%d parameters", sum(p.numel() for p in teacher.model.parameters()))
     teacher.see(arguments.see_steps)
     teacher.speak(arguments.speak_steps)
-    measured = teacher.measure()
+    measured = teacher.measure(HELD_OUT)
     log.info("held out: %s", measured)
     tiny.save_checkpoint(teacher.model, teacher.processor, arguments.out)
     made = {**vars(arguments), "out": None, "held_out_accuracy": measured, "held_out_views": HELD_OUT}
