@@ -12,7 +12,7 @@ from medvl_jobs.samples import grounding
 from medvl_jobs.samples.build import teaches_base
 
 BARS = {"plane": 0.85, "body_part": 0.9, "region": 0.55, "position": 0.55, "area": 0.35, "finding": 0.85}
-"""Guessing the commonest word gives about 0.38, 0.38, 0.2, 0.35, 0.15 and 0.6."""
+"""On these 128 views the commonest word would be right for 0.27, 0.45, 0.18, 0.41, 0.24 and 0.55."""
 
 
 def test_base_model_is_grounded() -> None:
