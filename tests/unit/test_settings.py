@@ -28,7 +28,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write(tmp_path, "profile: demo\ntrain: {epochs: 2, lora: {alpha: 7}}\n")
     settings = load_settings(config)
-    assert (settings.train.epochs, settings.train.lora.alpha, settings.train.lora.rank) == (2, 7, 16)
+    assert (settings.train.epochs, settings.train.lora.alpha, settings.train.lora.rank) == (2, 7, 32)
     assert settings.model.dtype == "float32"  # from the profile
     assert settings.train.seed == 42  # the default
     monkeypatch.setenv("MEDVL_TRAIN__EPOCHS", "3")
