@@ -272,7 +272,14 @@ def main() -> None:
     measured = teacher.measure(HELD_OUT)
     log.info("held out: %s", measured)
     tiny.save_checkpoint(teacher.model, teacher.processor, arguments.out)
-    made = {**vars(arguments), "out": None, "held_out_accuracy": measured, "held_out_views": HELD_OUT}
+    made = {
+        "seed": arguments.seed,
+        "see_steps": arguments.see_steps,
+        "speak_steps": arguments.speak_steps,
+        "threads": arguments.threads,
+        "held_out_accuracy": measured,
+        "held_out_views": HELD_OUT,
+    }
     (arguments.out / "grounding.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 

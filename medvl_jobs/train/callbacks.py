@@ -79,8 +79,11 @@ class LogLines(TrainerCallback):
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, or ``None``: JSON knows no NaN, and DeepSpeed reports no gradient norm for some steps."""
-    return float(value) if value is not None and math.isfinite(value) else None
+    """Six significant digits of a finite number, or ``None``.
+
+    JSON knows no NaN, and DeepSpeed reports no gradient norm for some steps.
+    """
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def training_lines(state: TrainerState) -> list[dict[str, Any]]:
