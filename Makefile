@@ -36,7 +36,7 @@ setup: $(VENV)/.installed  ## the virtual environment with everything that runs
 
 setup-dev: $(VENV)/.installed-dev  ## the same, with what tests and checks
 
-base-model: setup  ## teach the tiny base model again (about 25 minutes); replaces the one in the package
+base-model: setup  ## teach the tiny base model again (up to an hour); replaces the one in the package
 	$(BIN)/python -m medvl_jobs.samples.grounding --out medvl_jobs/samples/base-model
 
 clean:  ## remove the virtual environment, the demo and all caches
