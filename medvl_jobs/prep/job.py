@@ -14,7 +14,7 @@ from medvl_jobs.contracts.fingerprint import sha256_file
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.errors import DataError, SchemaMismatchError
 from medvl_jobs.prep.card import Tally, card
-from medvl_jobs.prep.check import judge
+from medvl_jobs.prep.judge import judge
 from medvl_jobs.prep.export import LlamaFactoryExport
 from medvl_jobs.prep.read import Source, find_source, read_rows, source_fingerprint
 from medvl_jobs.prep.rows import Example, RawRow, Refusal

@@ -35,6 +35,18 @@ class Reason(StrEnum):
     UNSAFE_CAPTION = "unsafe_caption"
     BAD_FACTS = "bad_facts"
     BAD_TYPE = "bad_type"
+    UNREADABLE_ROWS = "unreadable_rows"
+    UNSAFE_PATH = "unsafe_path"
+    UNMATCHED_IMAGE = "unmatched_image"
+    OVERSIZED_FILE = "oversized_file"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row cannot be used: the reason to count by, and what exactly was found."""
+
+    reason: Reason
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,8 @@ class RawRow:
     caption: object
     group: object = None
     facts: object = None
+    problem: Refusal | None = None
+    """What the reader itself found wrong, a page that does not decompress, say; the cells are then not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +98,8 @@ class Example:
         return f"{name}.{self.suffix}"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a row cannot be used: the reason to count by, and what exactly was found."""
-
-    reason: Reason
-    detail: str
-
-
 class RefusedError(Exception):
-    """Carries a `Refusal` out of a check; `check.examine` turns it back into a value."""
+    """Carries a `Refusal` out of a check; `judge.examine` turns it back into a value."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         """``detail`` is for a person: what was found, and the limit that it broke."""

@@ -9,7 +9,7 @@ import pytest
 from prep_data import encode, pixels, png, raw
 
 from medvl_jobs.contracts.facts import Facts, Region
-from medvl_jobs.prep.check import examine, judge
+from medvl_jobs.prep.judge import examine, judge
 from medvl_jobs.prep.rows import Example, Reason, Refusal
 from medvl_jobs.prep.split import Grouping
 from medvl_jobs.settings.prep import PrepSettings

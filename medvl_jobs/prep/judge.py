@@ -53,6 +53,8 @@ def judge(rows: Iterable[RawRow], prep: PrepSettings, grouping: Grouping) -> Ite
 
 def examine(row: RawRow, prep: PrepSettings, grouping: Grouping) -> Example | Refusal:
     """Check one row by itself; duplicates are found by `judge`. The first failure found is the one that is told."""
+    if row.problem:
+        return row.problem
     try:
         example_id = checked_id(row.id)
         caption = checked_caption(row.caption, prep.max_caption_chars)
