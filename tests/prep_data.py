@@ -89,4 +89,5 @@ def write_parquet(path: Path, records: list[dict[str, Any]], **types: pa.DataTyp
 
 
 def run_settings(source: Path | str, store: Path | str = "unused", **prep: Any) -> RunSettings:
-    return RunSettings(prep=PrepSettings(source=str(source), **prep), storage=StorageSettings(uri=str(store)))
+    prep = {"source": str(source), "workers": 1, "llamafactory_export": True, **prep}
+    return RunSettings(prep=PrepSettings(**prep), storage=StorageSettings(uri=str(store)))

@@ -18,7 +18,7 @@ from PIL import Image
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.facts import Facts, Region
 from medvl_jobs.contracts.manifest import FileEntry, Manifest
-from medvl_jobs.contracts.records import PREPARED, SCORES, Prediction
+from medvl_jobs.contracts.records import PREPARED, SCORES, SPLIT, Prediction
 from medvl_jobs.report.inputs import Answers, Evidence, Example, TrainingRun
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys, variants
@@ -88,9 +88,16 @@ class World:
         storage = LocalStorage(root)
         prefix = layout.prepared(self.keys.prep)
         half = len(self.examples) // 2
-        parts = {layout.part(n, "parquet"): e for n, e in enumerate((self.examples[:half], self.examples[half:]))}
-        prepared = {f"val/{name}": prepared_parquet(examples) for name, examples in parts.items()}
-        self._publish(storage, prefix, "prep", self.keys.prep, {**prepared, layout.CARD: dump(CARD)})
+        parts = {layout.part_name(0, n): e for n, e in enumerate((self.examples[:half], self.examples[half:]))}
+        for name, examples in parts.items():
+            storage.write_bytes(f"{prefix}/parts/{name}/{layout.EXAMPLES}", prepared_parquet(examples))
+        val = [
+            {"example_id": each.example_id, "part": name, "row": row}
+            for name, examples in parts.items()
+            for row, each in enumerate(examples)
+        ]
+        files = {layout.split_file("val"): parquet(val, SPLIT), layout.CARD: dump(CARD)}
+        self._publish(storage, prefix, "prep", self.keys.prep, files)
         if self.log is not None:
             log = "".join(json.dumps(line) + "\n" for line in self.log).encode()
             files = {layout.TRAINER_LOG: log, layout.ALL_RESULTS: dump(TOTALS)}

@@ -1,10 +1,15 @@
 """Every key in the store. Nobody else joins strings into keys.
 
     prepared/<key>/
-      train/part-00000.parquet …        rows of `records.PREPARED`
-      val/part-00000.parquet …
-      quarantine/part-00000.parquet …   rows of `records.QUARANTINE`: what was refused, why, and the original bytes
-      llamafactory/                     images/, mllm_train_data.json, mllm_val_data.json, dataset_info.json
+      parts/00000-00000/                the first rows of the first source file; made by any worker, in any order
+        examples.parquet                rows of `records.PREPARED`
+        ledger.parquet                  the same rows of `records.LEDGER`: what the split is decided by
+        quarantine.parquet              rows of `records.QUARANTINE`: what was refused, why, and the original bytes
+        manifest.json
+      train.parquet  val.parquet        rows of `records.SPLIT`: which rows of which part
+      left_out.parquet                  rows of `records.LEFT_OUT`: accepted rows that are on neither side, and why
+      llamafactory/                     mllm_train_data.json, mllm_val_data.json, dataset_info.json
+        images/00000-00000/…            of one part, with a manifest.json of their own
       card.json                         counts and reasons
       manifest.json
     adapters/<key>/
@@ -30,6 +35,11 @@ from __future__ import annotations
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
+EXAMPLES = "examples.parquet"
+LEDGER = "ledger.parquet"
+QUARANTINE = "quarantine.parquet"
+LEFT_OUT = "left_out.parquet"
+EXPORT = "llamafactory"
 RUN_FILE = "run.yaml"
 PLAN = "plan.json"
 PREDICT_RESULTS = "predict_results.json"
@@ -45,6 +55,36 @@ ALL_RESULTS = "all_results.json"
 def prepared(key: str) -> str:
     """Prefix of one prepared dataset."""
     return f"prepared/{key}"
+
+
+def parts(key: str) -> str:
+    """Prefix of the parts of one prepared dataset."""
+    return f"{prepared(key)}/parts"
+
+
+def part_name(file: int, number: int) -> str:
+    """The ``number``-th part of the ``file``-th source file: ``00003-00000``; name order is row order."""
+    return f"{file:05d}-{number:05d}"
+
+
+def prepared_part(key: str, name: str) -> str:
+    """Prefix of one part."""
+    return f"{parts(key)}/{name}"
+
+
+def ledger(key: str, name: str) -> str:
+    """Key of the ledger of one part."""
+    return f"{prepared_part(key, name)}/{LEDGER}"
+
+
+def export_images(key: str, name: str) -> str:
+    """Prefix of the exported images of one part."""
+    return f"{prepared(key)}/{EXPORT}/images/{name}"
+
+
+def split_file(side: str) -> str:
+    """File name of the list of rows on one side of the split."""
+    return f"{side}.parquet"
 
 
 def adapter(key: str) -> str:

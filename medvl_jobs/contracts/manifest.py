@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeFlo
 
 from medvl_jobs.errors import SchemaMismatchError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Goes up with every change of the fields: a reader refuses fields that it does not know."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -24,7 +24,8 @@ class InputRef(_Frozen):
     """Something that was read: the manifest of another stage, or a source file."""
 
     uri: str
-    sha256: Sha256
+    fingerprint: str
+    """``sha256:…`` of the content, or ``etag:…`` as the store of a source file gives it."""
 
 
 class FileEntry(_Frozen):
@@ -76,7 +77,7 @@ class Manifest(Provenance):
 
     def as_input(self, uri: str) -> InputRef:
         """How the next stage names this one: where it lies, and the sha256 of the stored manifest."""
-        return InputRef(uri=uri, sha256=hashlib.sha256(self.to_json().encode()).hexdigest())
+        return InputRef(uri=uri, fingerprint="sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest())
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str = "") -> Manifest:

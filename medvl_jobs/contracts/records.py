@@ -41,6 +41,44 @@ PREPARED = _with_hf_image(
 ``facts``: JSON of `contracts.facts.Facts`, or null when the source has none.
 """
 
+LEDGER = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("group_source", pa.string(), nullable=False),
+        pa.field("file_name", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("has_facts", pa.bool_(), nullable=False),
+        pa.field("came_as", pa.string(), nullable=False),
+        pa.field("conversions", pa.list_(pa.string()), nullable=False),
+        pa.field("pixels", pa.binary(32), nullable=False),
+        pa.field("phash", pa.uint64(), nullable=False),
+        pa.field("green_box", pa.bool_(), nullable=False),
+        pa.field("says_nothing", pa.bool_(), nullable=False),
+        pa.field("ticket", pa.uint64(), nullable=False),
+    ]
+)
+"""One accepted row without its image, in the order of ``examples.parquet``: all that the split and the card need.
+
+``came_as``: format and mode in the source, ``JPEG L``. ``conversions``: what was done to the image. ``pixels``: sha256
+of the stored image, decoded. ``phash``: perceptual hash, 64 bits. ``green_box``: whether one is drawn on it.
+``says_nothing``: the caption is an apology or a placeholder. ``ticket``: what the group drew for the split.
+"""
+
+SPLIT = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+    ]
+)
+"""Where one example of a side lies: the part, and the row of its ``examples.parquet``, from 0."""
+
+LEFT_OUT = pa.schema([*SPLIT, pa.field("reason", pa.string(), nullable=False)])
+"""An accepted row that is on neither side: its id has come before, or its image is also on the other side."""
+
 QUARANTINE = _with_hf_image(
     pa.schema(
         [

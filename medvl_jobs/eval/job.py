@@ -36,7 +36,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Varia
     prepared = require_manifest(storage, layout.prepared(keys.prep), "prep")
     with tempfile.TemporaryDirectory(prefix="medvl-eval-") as folder:
         scratch = Path(folder)
-        rows = open_split(storage, keys.prep, prepared, "val", scratch)
+        rows = open_split(storage, keys.prep, "val", scratch)
         about = rows.remove_columns("image").to_list()
         asked = questions(about, settings.eval, variant)
         adapter, adapter_inputs = fetch_adapter(settings, storage, keys, variant, scratch)

@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 
-from medvl_jobs.contracts import layout
-from medvl_jobs.contracts.manifest import Manifest
-from medvl_jobs.errors import DataError
+from medvl_jobs.contracts import records
+from medvl_jobs.model.prepared import split_tables
 from medvl_jobs.storage.base import Storage
 
 datasets.disable_progress_bars()
 
+BATCH_ROWS = 64
+"""Rows of an Arrow batch: what is mapped to read one of them."""
 
-def open_split(storage: Storage, prepared_key: str, manifest: Manifest, split: str, scratch: Path) -> datasets.Dataset:
-    """Download the parquet shards of ``train`` or ``val`` and map them into memory as Arrow.
 
-    Rows are those of ``contracts.records.PREPARED`` with the image still encoded. Parquet has no cheap access by row
-    number, Arrow files have, and a mapped file is shared by all processes of a machine.
+def open_split(storage: Storage, prepared_key: str, split: str, scratch: Path) -> datasets.Dataset:
+    """The rows of ``train`` or ``val`` as a memory-mapped Arrow file, which all processes of a machine share.
+
+    Parquet has no cheap access by row number, Arrow files have. Rows are those of ``contracts.records.PREPARED`` with
+    the image still encoded. Raises what `split_tables` raises.
     """
-    files = [entry.path for entry in manifest.files if entry.path.startswith(f"{split}/")]
-    if not files:
-        raise DataError(f"the prepared dataset has no {split} rows", where=layout.prepared(prepared_key))
-    local = [scratch / path for path in files]
-    for path, target in zip(files, local, strict=True):
-        storage.download(f"{layout.prepared(prepared_key)}/{path}", target)
-    rows = datasets.Dataset.from_parquet([str(path) for path in local], cache_dir=str(scratch / "arrow"))
-    return rows.cast_column("image", datasets.Image(decode=False))
+    path = scratch / f"{split}.arrow"
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, records.PREPARED) as writer:
+        for table in split_tables(storage, prepared_key, split, scratch):
+            writer.write_table(table.cast(records.PREPARED), max_chunksize=BATCH_ROWS)
+    return datasets.Dataset.from_file(str(path)).cast_column("image", datasets.Image(decode=False))

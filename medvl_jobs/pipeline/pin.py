@@ -12,7 +12,7 @@ from pathlib import Path
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.errors import MissingInputError
-from medvl_jobs.prep.read import source_fingerprint
+from medvl_jobs.prep.read import find_source
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
@@ -30,11 +30,10 @@ def pin(settings: RunSettings, storage: Storage) -> RunSettings:
     Raises `MissingInputError` when the source, the base model or the adapter does not exist.
     """
     prep, model, evaluation = settings.prep, settings.model, settings.eval
+    source = prep.source_fingerprint or find_source(prep, settings.storage).fingerprint
     return settings.model_copy(
         update={
-            "prep": prep.model_copy(
-                update={"source_fingerprint": prep.source_fingerprint or source_fingerprint(prep, settings.storage)}
-            ),
+            "prep": prep.model_copy(update={"source_fingerprint": source}),
             "model": model.model_copy(update={"fingerprint": model.fingerprint or model_fingerprint(model)}),
             "eval": evaluation.model_copy(
                 update={"adapter_fingerprint": evaluation.adapter_fingerprint or adapter_fingerprint(settings, storage)}

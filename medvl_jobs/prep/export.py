@@ -1,7 +1,7 @@
 """The dataset in the form of the tutorial, for LLaMA-Factory: images as files, conversations as JSON.
 
     llamafactory/
-      images/<encoded id>.png
+      images/<part>/<encoded id>.png           written with the part; the rest when the split is known
       mllm_train_data.json  mllm_val_data.json
       dataset_info.json                        what LLaMA-Factory looks the two names up in
 
@@ -16,12 +16,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medvl_jobs.contracts import layout
 from medvl_jobs.errors import SettingsError
-from medvl_jobs.prep.rows import Example
 from medvl_jobs.prep.split import SIDES, Side
 from medvl_jobs.storage.publish import Publication
 
-FOLDER = "llamafactory"
 PLACEHOLDER = "<image>"
 _MEDIA_PLACEHOLDERS = (PLACEHOLDER, "<video>", "<audio>")
 
@@ -34,14 +33,14 @@ def check_question(question: str) -> None:
         raise SettingsError(what, where=f"prompt.question={question}", remedy=remedy)
 
 
-def conversation(example: Example, question: str) -> dict[str, Any]:
+def conversation(caption: str, image: str, question: str) -> dict[str, Any]:
     """One row of ``mllm_…_data.json``; the image's path is relative to the file's folder."""
     return {
         "conversations": [
             {"from": "user", "value": PLACEHOLDER + question},
-            {"from": "assistant", "value": example.caption},
+            {"from": "assistant", "value": caption},
         ],
-        "images": [f"images/{example.file_name}"],
+        "images": [f"images/{image}"],
     }
 
 
@@ -58,27 +57,26 @@ def dataset_info() -> dict[str, Any]:
     }
 
 
-class LlamaFactoryExport:
-    """Writes the export as examples come; only the open JSON files grow, and they grow on disk."""
+class Conversations:
+    """The JSON files, written as rows come; they grow on disk."""
 
-    def __init__(self, publication: Publication, scratch: Path, question: str) -> None:
+    def __init__(self, scratch: Path, question: str) -> None:
         """``question`` goes before every caption. Raises `SettingsError`."""
         check_question(question)
-        self._publication, self._question = publication, question
+        self._question = question
         self._files = {side: _JsonArray(scratch / f"{_dataset(side)}.json") for side in SIDES}
 
-    def add(self, example: Example, side: Side) -> None:
-        """Store the image and append the conversation."""
-        self._publication.write_bytes(f"{FOLDER}/images/{example.file_name}", example.image)
-        self._files[side].append(conversation(example, self._question))
+    def add(self, caption: str, image: str, side: Side) -> None:
+        """Append a conversation about ``image``, a path under ``images/``."""
+        self._files[side].append(conversation(caption, image, self._question))
 
-    def finish(self) -> None:
-        """Store the JSON files."""
+    def publish(self, publication: Publication) -> None:
+        """Store the files and their entries in ``dataset_info.json``."""
         for side, file in self._files.items():
             file.finish()
-            self._publication.upload(file.path, f"{FOLDER}/{_dataset(side)}.json", rows=file.rows)
+            publication.upload(file.path, f"{layout.EXPORT}/{_dataset(side)}.json", rows=file.rows)
         info = json.dumps(dataset_info(), indent=2) + "\n"
-        self._publication.write_bytes(f"{FOLDER}/dataset_info.json", info.encode())
+        publication.write_bytes(f"{layout.EXPORT}/dataset_info.json", info.encode())
 
 
 class _JsonArray:

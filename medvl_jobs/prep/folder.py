@@ -20,7 +20,7 @@ _SHOWN_CHARS = 120
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The folder ``prep.images``: a local directory or an S3 prefix. No path leads out of it."""
+    """The folder ``prep.image_folder``: a local directory or an S3 prefix. No path leads out of it."""
 
     storage: Storage
 
@@ -47,7 +47,7 @@ def resolve(cell: object, folder: ImageFolder | None) -> object | Refusal:
     if not isinstance(path, str):
         return cell
     if folder is None:
-        detail = f"only the path {_shown(path)} is given; set prep.images to the folder it is in"
+        detail = f"only the path {_shown(path)} is given; set prep.image_folder to the folder it is in"
         return Refusal(Reason.MISSING_IMAGE, detail)
     return folder.read(path)
 

@@ -1,26 +1,31 @@
-"""The prep stage: read the source row by row, judge each, and write what a training run can trust."""
+"""The prep stage: cut the source into parts, judge every row of each, and make a dataset that training can trust."""
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from medvl_jobs.contracts import layout, records
-from medvl_jobs.contracts.fingerprint import sha256_file
+from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
-from medvl_jobs.errors import DataError, SchemaMismatchError
-from medvl_jobs.prep.card import Tally, card
-from medvl_jobs.prep.judge import judge
-from medvl_jobs.prep.export import LlamaFactoryExport
-from medvl_jobs.prep.read import Source, find_source, read_rows, source_fingerprint
-from medvl_jobs.prep.rows import Example, RawRow, Refusal
-from medvl_jobs.prep.split import SIDES, Grouping, Side, side
-from medvl_jobs.prep.write import ShardWriter, prepared_row, quarantine_row
+from medvl_jobs.errors import SettingsError
+from medvl_jobs.prep.archives import CaptionIndex
+from medvl_jobs.prep.export import check_question
+from medvl_jobs.prep.finalize import FinishedPart, Ledgers, Outputs, decide, finished_parts, part_names
+from medvl_jobs.prep.folder import ImageFolder
+from medvl_jobs.prep.gates import require_usable
+from medvl_jobs.prep.part import ENDS_SHARD, make_parts
+from medvl_jobs.prep.shards import Beside, Piece, cut, is_streamed
+from medvl_jobs.prep.source import Source, find_source
+from medvl_jobs.prep.split import Grouping
+from medvl_jobs.prep.workers import processors, workers
 from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.files import os_errors
@@ -28,36 +33,38 @@ from medvl_jobs.storage.publish import Publication, read_manifest
 
 log = logging.getLogger(__name__)
 
-QUARANTINE = "quarantine"
 
-
-def run(settings: RunSettings, storage: Storage, key: str) -> Manifest:
+def run(settings: RunSettings, storage: Storage, key: str) -> Manifest | None:
     """Make the prepared dataset ``key``, or return its manifest when it is there.
 
-    An attempt that died leaves no manifest, so the next one does everything again, and comes to the same bytes.
-    Raises `MissingInputError`, `SettingsError`, and `DataError`: when a source file cannot be read, and when too large
-    a share of the rows is refused or a side of the split stays empty. Card and quarantine are there then, no manifest.
+    Finished parts of an earlier attempt are kept. With ``prep.indexes`` above 1 only a share of the parts is made here;
+    whoever finishes the last part, of all pods, makes the dataset of them, and the others return none.
+    Raises `MissingInputError`, `SettingsError`, and `DataError`: when a source file cannot be read, when a gate fails,
+    and when a side of the split stays empty. Card and quarantine are there then, no manifest.
     """
     prefix = layout.prepared(key)
     if (done := read_manifest(storage, prefix)) is not None:
         log.info("prep is done already: %s/%s", storage.uri, prefix)
         return done
     started = time.monotonic()
-    require_pinned_source(settings)
-    publication, inputs = Publication(storage, prefix), list[InputRef]()
     with tempfile.TemporaryDirectory(prefix="medvl-prep-") as folder, os_errors(Path(folder)):
-        tally = write_dataset(settings, publication, Path(folder), inputs)
-    publication.write_bytes(layout.CARD, (json.dumps(card(tally, settings.prep), indent=2) + "\n").encode())
-    summarize(tally, settings)
-    require_usable(tally, settings, publication.uri)
+        source, parts = read(settings, storage, key, Path(folder))
+        if parts is None:
+            return None
+        publication = Publication(storage, prefix)
+        outputs = Outputs(Path(folder), settings)
+        card = decide(Ledgers(parts, storage, key), settings, outputs).card
+        outputs.publish(publication, card)
+    tell(card)
+    require_usable(card, settings.prep, publication.uri)
     environment = read_environment()
     return publication.finish(
         Provenance(
             stage="prep",
             key=key,
-            inputs=tuple(inputs),
+            inputs=inputs(source, parts, key),
             settings=settings.model_dump(mode="json", include={"prep", "prompt"}),
-            counts=tally.counts(),
+            counts=counts(card),
             git_sha=environment.git_sha,
             image_digest=environment.image_digest,
             wall_seconds=time.monotonic() - started,
@@ -65,110 +72,124 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest:
     )
 
 
-def require_pinned_source(settings: RunSettings) -> None:
-    """Refuse a source that is not the one the run was planned for: its result would lie under the other one's key.
+def read(
+    settings: RunSettings, storage: Storage, key: str, scratch: Path
+) -> tuple[Source, tuple[FinishedPart, ...] | None]:
+    """Make this pod's share of the parts; then all parts, or none when other pods still have some to make."""
+    prep = settings.prep
+    Grouping.from_setting(prep.group_pattern)  # this and the question are refused before hours of work
+    if prep.llamafactory_export:
+        check_question(settings.prompt.question)
+    index = read_environment().completion_index
+    if index >= prep.indexes:
+        what = f"JOB_COMPLETION_INDEX is {index}, but prep.indexes is {prep.indexes}"
+        raise SettingsError(what, remedy="set prep.indexes to the completions of the Job")
+    source = find_source(prep, settings.storage)
+    source.require(prep.source_fingerprint)
+    make_share(source, settings, storage, key, scratch)
+    parts = finished_parts(storage, key, len(source.shards.keys))
+    if parts is None:
+        log.info("this share is done; the dataset is made when the other pods have done theirs")
+    return source, parts
 
-    Raises `SchemaMismatchError`.
+
+def make_share(source: Source, settings: RunSettings, storage: Storage, key: str, scratch: Path) -> None:
+    """Make those parts that are this pod's and not there yet.
+
+    As many files are looked at together as there are processes; the next ones are fetched when these are done.
     """
-    pinned = settings.prep.source_fingerprint
-    if pinned is not None and pinned != (found := source_fingerprint(settings.prep, settings.storage)):
-        raise SchemaMismatchError(
-            f"the source has changed since the run was planned: it is {found}, not {pinned}",
-            where=settings.prep.source,
-            remedy="start the run again, or leave prep.source_fingerprint out of the settings",
-        )
+    prep = settings.prep
+    done = set(part_names(storage, key))
+    beside = _beside(source, prep, scratch)
+    count = prep.workers or processors()
+    shards = _own_shards(source, prep)
+    with workers(count) as run_all:
+        for batch in (shards[start : start + count] for start in range(0, len(shards), count)):
+            tasks = []
+            for shard in batch:
+                pieces = _own_pieces(source, shard, prep, scratch)
+                left = [rest for piece in pieces if (rest := _rest(piece, done, storage, key))]
+                name = source.shards.keys[shard]
+                log.info("reading %s: %d of %d pieces to make", source.shards.uri(name), len(left), len(pieces))
+                tasks += [partial(make_parts, piece, beside, settings, key, scratch) for piece in left]
+            run_all(tasks)
+            for fetched in scratch.glob("source-*"):
+                fetched.unlink()
 
 
-def write_dataset(settings: RunSettings, publication: Publication, scratch: Path, inputs: list[InputRef]) -> Tally:
-    """Judge every row and write it where it belongs; each file that was read is appended to ``inputs``.
-
-    Raises what `run` raises, but for the verdict on the dataset as a whole.
-    """
-    prep, grouping, tally = settings.prep, Grouping.from_setting(settings.prep.group_pattern), Tally()
-    output = Output(settings, publication, scratch)
-    rows = source_rows(find_source(prep, settings.storage), settings, scratch, inputs)
-    for row, verdict in judge(rows, prep, grouping):
-        if isinstance(verdict, Refusal):
-            tally.refuse(verdict)
-            output.refuse(row, verdict)
-        else:
-            chosen = side(verdict.group, prep.split_seed, prep.val_ratio)
-            tally.accept(verdict, chosen)
-            output.accept(verdict, chosen)
-    output.finish()
-    return tally
+def _rest(piece: Piece, done: set[str], storage: Storage, key: str) -> Piece | None:
+    """What is left of a piece when some of its parts are done; none when all are."""
+    part = piece.first_part
+    while layout.part_name(piece.shard, part) in done:
+        part += 1
+    if part == piece.first_part:
+        return piece
+    last = read_manifest(storage, layout.prepared_part(key, layout.part_name(piece.shard, part - 1)))
+    ended = piece.where is not None or (last is not None and bool(last.counts[ENDS_SHARD]))
+    return None if ended else replace(piece, first_part=part)
 
 
-class Output:
-    """Everything that prep writes beside the card: two sides, the quarantine, and the export if it is wanted."""
-
-    def __init__(self, settings: RunSettings, publication: Publication, scratch: Path) -> None:
-        """Files pass through ``scratch``, a shard at a time. Raises `SettingsError`."""
-
-        def deliver(path: Path, name: str, rows: int) -> None:
-            publication.upload(path, name, rows=rows)
-            log.info("%s: %d rows, %.1f MB", name, rows, path.stat().st_size / 1e6)
-
-        shard_rows = settings.prep.rows_per_shard
-        self._sides = {name: ShardWriter(scratch, name, records.PREPARED, shard_rows, deliver) for name in SIDES}
-        self._quarantine = ShardWriter(scratch, QUARANTINE, records.QUARANTINE, shard_rows, deliver)
-        self._export = None
-        if settings.prep.llamafactory_export:
-            self._export = LlamaFactoryExport(publication, scratch, settings.prompt.question)
-
-    def accept(self, example: Example, chosen: Side) -> None:
-        """Append to a side of the split."""
-        self._sides[chosen].add(prepared_row(example))
-        if self._export:
-            self._export.add(example, chosen)
-
-    def refuse(self, row: RawRow, refusal: Refusal) -> None:
-        """Append to the quarantine."""
-        self._quarantine.add(quarantine_row(row, refusal))
-
-    def finish(self) -> None:
-        """Write what is still in memory."""
-        for writer in (*self._sides.values(), self._quarantine):
-            writer.finish()
-        if self._export:
-            self._export.finish()
+def _beside(source: Source, prep: PrepSettings, scratch: Path) -> Beside:
+    """What workers need besides the file of a piece; the index of the captions is made here, once."""
+    images = ImageFolder(source.images) if source.images else None
+    if source.captions is None:
+        return Beside(images=images)
+    captions = source.captions
+    log.info("indexing the captions of %d files", len(captions.keys))
+    path = scratch / "captions.sqlite"
+    with CaptionIndex.build([(captions.fetch(key, scratch), key) for key in captions.keys], prep.columns, path):
+        return Beside(captions=path, images=images)
 
 
-def source_rows(source: Source, settings: RunSettings, scratch: Path, inputs: list[InputRef]) -> Iterator[RawRow]:
-    """The rows of all files in turn; what each file was is appended to ``inputs``. Raises `DataError`."""
-    for number, key in enumerate(source.keys, start=1):
-        log.info("reading %s (%d of %d)", source.uri(key), number, len(source.keys))
-        with source.local_file(key, scratch) as path:
-            yield from read_rows(path, key, settings.prep.columns)
-            inputs.append(InputRef(uri=source.uri(key), sha256=sha256_file(path)))
+def _shares_files(source: Source, prep: PrepSettings) -> bool:
+    """Whether each file is one pod's alone: each pod fetches the files of its parts, so it is so where it can be."""
+    return len(source.shards.keys) >= prep.indexes or any(map(is_streamed, source.shards.keys))
 
 
-def summarize(tally: Tally, settings: RunSettings) -> None:
+def _own_shards(source: Source, prep: PrepSettings) -> list[int]:
+    index, shards = read_environment().completion_index, range(len(source.shards.keys))
+    return [shard for shard in shards if not _shares_files(source, prep) or shard % prep.indexes == index]
+
+
+def _own_pieces(source: Source, shard: int, prep: PrepSettings, scratch: Path) -> list[Piece]:
+    """Those pieces of a file that are this pod's; the file is fetched for it. Raises `DataError`."""
+    name, index = source.shards.keys[shard], read_environment().completion_index
+    pieces = cut(source.shards.fetch(name, scratch), name, shard, prep)
+    if _shares_files(source, prep):
+        return pieces
+    return [piece for number, piece in enumerate(pieces) if (shard + number) % prep.indexes == index]
+
+
+def counts(card: dict[str, Any]) -> dict[str, int]:
+    """The figures that the manifest repeats."""
+    sides = {f"{side}_{what}": card["split"][side][what] for what in ("rows", "groups") for side in ("train", "val")}
+    return {**card["rows"], **sides}
+
+
+def tell(card: dict[str, Any]) -> None:
     """The last lines of the log; what a person should know before believing the split comes as a warning."""
-    log.info("%s", ", ".join(f"{name} {count:,}" for name, count in tally.counts().items()))
-    if tally.refused:
-        log.warning("refused %d rows (%.1f %%): %s", tally.refused.total(), 100 * tally.bad_share, tally.top_reasons())
-    if lonely := tally.group_sources["id"]:
-        reason = "prep.group_pattern misses their ids" if settings.prep.group_pattern else "they name no group"
+    log.info("%s", ", ".join(f"{name} {count:,}" for name, count in counts(card).items()))
+    for warning in _warnings(card):
+        log.warning("%s", warning)
+
+
+def _warnings(card: dict[str, Any]) -> Iterator[str]:
+    if card["rows"]["refused"]:
+        reasons = ", ".join(f"{reason}: {rows}" for reason, rows in card["refused"].items())
+        yield f"refused {card['rows']['refused']:,} rows: {reasons}"
+    if lonely := card["group_source"]["rows"]["id"]:
+        reason = "prep.group_pattern misses their ids" if card["group_source"]["pattern"] else "they name no group"
         advice = "slices of one patient can land on both sides; set prep.columns.group or prep.group_pattern"
-        log.warning("%d rows are a group of their own (%s): %s", lonely, reason, advice)
+        yield f"{lonely:,} rows are a group of their own ({reason}): {advice}"
+    for kind, found in card["duplicates"].items():
+        if found["across"]:
+            done = {"move": f"{found['moved']:,} rows moved", "drop": f"{found['dropped']:,} rows of train left out"}
+            what = done.get(found["policy"], f"they stay, since prep.duplicates.{kind} is keep")
+            yield f"{found['across']:,} {kind} duplicates across the split: {what}"
 
 
-def require_usable(tally: Tally, settings: RunSettings, where: str) -> None:
-    """Raises `DataError` when the dataset should not be trained on."""
-    if not tally.read:
-        raise DataError("the source has no rows", where=settings.prep.source, remedy="point prep.source to other files")
-    if tally.bad_share > settings.prep.max_bad_share:
-        refused = f"{tally.refused.total()} of {tally.read} rows are refused"
-        what = f"{refused} ({tally.bad_share:.1%}): {tally.top_reasons()}"
-        remedy = (
-            f"read {where}/{QUARANTINE} (reason, detail and the original row) and correct the source, "
-            f"or raise prep.max_bad_share above its {settings.prep.max_bad_share}"
-        )
-        raise DataError(what, where=f"{where}/{layout.CARD}", remedy=remedy)
-    for name in SIDES:
-        if not tally.rows[name]:
-            groups = sum(len(each) for each in tally.groups.values())
-            what = f"the {name} split is empty: {groups} groups at prep.val_ratio={settings.prep.val_ratio}"
-            remedy = "bring more groups (see prep.columns.group), or set another prep.val_ratio or prep.split_seed"
-            raise DataError(what, where=f"{where}/{layout.CARD}", remedy=remedy)
+def inputs(source: Source, parts: tuple[FinishedPart, ...], key: str) -> tuple[InputRef, ...]:
+    """The source's files, and the parts that were made of them."""
+    files = [source.shards, source.captions] if source.captions else [source.shards]
+    read = [InputRef(uri=each.uri(name), fingerprint=mark) for each in files for name, mark in each.fingerprints.items()]
+    return (*read, *(part.manifest.as_input(layout.prepared_part(key, part.name)) for part in parts))

@@ -62,20 +62,11 @@ def examine(row: RawRow, prep: PrepSettings, grouping: Grouping) -> Example | Re
         group, group_source = grouping.of(_identifier(row.group, "group"), example_id)
         data = encoded_image(row.image)
         # Last, for it takes a thousand times as long as all of the above.
-        image = checked_image(data, min_side=prep.min_side, max_pixels=prep.max_image_pixels)
+        image = checked_image(data, prep.image)
     except RefusedError as error:
         return error.refusal
     return Example(
-        example_id=example_id,
-        image=image.data,
-        suffix=image.suffix,
-        width=image.width,
-        height=image.height,
-        caption=caption,
-        group=group,
-        group_source=group_source,
-        facts=facts,
-        conversions=image.conversions,
+        example_id=example_id, image=image, caption=caption, group=group, group_source=group_source, facts=facts
     )
 
 
@@ -137,7 +128,7 @@ def encoded_image(value: object) -> bytes:
     """The image file's bytes, from raw bytes or Hugging Face's struct of bytes and path. Raises `RefusedError`."""
     if isinstance(value, dict):
         if value.get("bytes") is None and isinstance(value.get("path"), str):
-            detail = f"only the path {_shown(value['path'])} is given; the bytes must be in the parquet"
+            detail = f"only the path {_shown(value['path'])} is given; set prep.image_folder to the folder it is in"
             raise RefusedError(Reason.MISSING_IMAGE, detail)
         value = value.get("bytes")
     if value is None or value == b"":

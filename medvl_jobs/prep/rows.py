@@ -39,6 +39,8 @@ class Reason(StrEnum):
     UNSAFE_PATH = "unsafe_path"
     UNMATCHED_IMAGE = "unmatched_image"
     OVERSIZED_FILE = "oversized_file"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +69,45 @@ class RawRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Pixels:
+    """What `pixels.measure` measures on a decoded image, RGB or grayscale, 8 bit."""
+
+    sha256: bytes
+    """Of mode, size and pixels: equal for the same picture in two files, whatever their compression."""
+    phash: int
+    """Perceptual hash of 64 bits: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html, as
+    `imagehash.phash` computes it. Half of its bits are set, so two of them differ in an even number of bits."""
+    green_box: bool
+    """Whether somebody has drawn a box in saturated green, see `pixels.has_green_box`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedImage:
+    """An image that decodes, and the form in which it is stored: 8 bit, RGB or grayscale, upright."""
+
+    data: bytes
+    """Encoded."""
+    suffix: Suffix
+    width: int
+    height: int
+    conversions: tuple[str, ...]
+    """Names that say what was done: ``palette_to_rgb``, ``webp_to_png``; empty when ``data`` is what came in."""
+    came_as: str
+    """Format and mode of what came in: ``JPEG L``."""
+    pixels: Pixels
+    """Measured on the stored form."""
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """An accepted row; see `contracts.records.PREPARED` for the fields that are stored."""
 
     example_id: str
-    image: bytes
-    """Encoded, 8 bit, RGB or grayscale, upright."""
-    suffix: Suffix
-    width: int
-    height: int
+    image: CheckedImage
     caption: str
     group: str
     group_source: GroupSource
     facts: str | None = None
-    conversions: tuple[str, ...] = ()
-    """What was done to the image; empty means that its bytes are the source's own."""
 
     @property
     def file_name(self) -> str:
@@ -95,7 +121,7 @@ class Example:
             name = "%2E" + name[1:]
         if len(name) > _MAX_NAME_BYTES:
             name = "%sha256-" + hashlib.sha256(self.example_id.encode()).hexdigest()
-        return f"{name}.{self.suffix}"
+        return f"{name}.{self.image.suffix}"
 
 
 class RefusedError(Exception):

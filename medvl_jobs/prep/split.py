@@ -18,13 +18,21 @@ Side = Literal["train", "val"]
 SIDES: tuple[Side, ...] = ("train", "val")
 
 
-def side(group: str, seed: int, ratio: float) -> Side:
-    """``val`` for a share ``ratio`` of all groups, else ``train``.
+TICKETS = 2**64
+"""How many there are."""
+
+
+def ticket(group: str, seed: int) -> int:
+    """The number that a group draws, from 0 to `TICKETS`."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big")
+
+
+def val_tickets(ratio: float) -> int:
+    """Tickets below this one are val's, a share ``ratio`` of all; the others are train's.
 
     The share holds for many groups; of ten groups at 0.2, none at all is in ``val`` one time in ten.
     """
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    return "val" if int.from_bytes(digest[:8], "big") < ratio * 2**64 else "train"
+    return int(ratio * TICKETS)
 
 
 @dataclass(frozen=True)

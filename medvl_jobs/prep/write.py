@@ -1,94 +1,109 @@
-"""Parquet shards, written as rows come: bounded memory, and the same bytes for the same rows.
+"""Parquet files, written as rows come: bounded memory, and the same bytes for the same rows.
 
-Row groups are small so that a reader can pick rows out of a shard without decoding all of it, and images are stored as
+Row groups are small so that a reader can pick rows out of a file without decoding all of it, and images are stored as
 they are: PNG and JPEG do not compress further, the attempt costs more time than all the rest of writing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvl_jobs.contracts import layout
+from medvl_jobs.prep.captions import says_nothing
 from medvl_jobs.prep.rows import Example, RawRow, Refusal
+from medvl_jobs.prep.split import ticket
 
-_KEY_COLUMNS = frozenset({"example_id", "group", "width", "height", "source", "row", "id", "reason"})
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 64 << 20
 """A row group ends here too: 64 images of the largest size that is let in would be several gigabytes."""
 
-Deliver = Callable[[Path, str, int], None]
-"""Takes a finished shard: the local file, its name under the prefix, its rows."""
+_REPETITIVE = frozenset({"group", "source", "reason", "part", "group_source", "came_as", "ticket"})
+_WITH_STATISTICS = _REPETITIVE | {"example_id", "width", "height", "row", "id"}
+_INCOMPRESSIBLE = frozenset({"image.bytes", "pixels", "phash"})
+"""Compressed already, or random."""
 
 
-@dataclass
-class ShardWriter:
-    """Rows of one folder as ``part-00000.parquet`` …; a folder without rows has no file."""
+class TableFile:
+    """A parquet file that grows by tables. It is there after `close`, with or without rows."""
 
-    scratch: Path
-    folder: str
-    """``train``, ``val`` or ``quarantine``."""
-    schema: pa.Schema
-    rows_per_shard: int
-    deliver: Deliver
-    _shards: int = field(default=0, init=False)
-    _shard_rows: int = field(default=0, init=False)
-    _pending: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _pending_bytes: int = field(default=0, init=False)
-    _writer: Any = field(default=None, init=False)
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Start an empty file."""
+        self.path, self.rows = path, 0
+        self.schema = schema
+        self._writer = pq.ParquetWriter(path, schema, **_encoding(schema))
+
+    def write(self, table: pa.Table) -> None:
+        """Append the rows as a row group of their own; none are none."""
+        if table.num_rows:
+            self._writer.write_table(table.cast(self.schema))
+            self.rows += table.num_rows
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+
+class RowsFile(TableFile):
+    """The same by single rows: they wait in memory until they make a row group."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Start an empty file."""
+        super().__init__(path, schema)
+        self._pending: list[dict[str, Any]] = []
+        self._pending_bytes = 0
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append one row of ``schema``."""
+        """Append one row of the schema."""
         self._pending.append(row)
-        self._pending_bytes += len((row["image"] or {}).get("bytes") or b"")
-        full = self._shard_rows + len(self._pending) >= self.rows_per_shard
-        if full or len(self._pending) >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
+        self._pending_bytes += len((row.get("image") or {}).get("bytes") or b"")
+        if len(self._pending) >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
             self._end_row_group()
-        if full:
-            self._end_shard()
 
-    def finish(self) -> None:
-        """Write and deliver what is left."""
+    def close(self) -> None:
+        """Write what is still in memory, and the footer."""
         self._end_row_group()
-        self._end_shard()
-
-    @property
-    def _path(self) -> Path:
-        return self.scratch / f"{self.folder}.parquet"
+        super().close()
 
     def _end_row_group(self) -> None:
-        if not self._pending:
-            return
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, self.schema, **_encoding(self.schema))
-        self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
-        self._shard_rows += len(self._pending)
+        self.write(pa.Table.from_pylist(self._pending, schema=self.schema))
         self._pending, self._pending_bytes = [], 0
-
-    def _end_shard(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        self.deliver(self._path, f"{self.folder}/{layout.part(self._shards, 'parquet')}", self._shard_rows)
-        self._path.unlink()
-        self._writer, self._shard_rows, self._shards = None, 0, self._shards + 1
 
 
 def prepared_row(example: Example) -> dict[str, Any]:
     """An example as a row of `contracts.records.PREPARED`."""
     return {
         "example_id": example.example_id,
-        "image": {"bytes": example.image, "path": example.file_name},
+        "image": {"bytes": example.image.data, "path": example.file_name},
         "caption": example.caption,
         "group": example.group,
-        "width": example.width,
-        "height": example.height,
+        "width": example.image.width,
+        "height": example.image.height,
         "facts": example.facts,
+    }
+
+
+def ledger_row(example: Example, split_seed: int) -> dict[str, Any]:
+    """An example as a row of `contracts.records.LEDGER`."""
+    image = example.image
+    return {
+        "example_id": example.example_id,
+        "caption": example.caption,
+        "group": example.group,
+        "group_source": example.group_source,
+        "file_name": example.file_name,
+        "width": image.width,
+        "height": image.height,
+        "has_facts": example.facts is not None,
+        "came_as": image.came_as,
+        "conversions": list(image.conversions),
+        "pixels": image.pixels.sha256,
+        "phash": image.pixels.phash,
+        "green_box": image.pixels.green_box,
+        "says_nothing": says_nothing(example.caption),
+        "ticket": ticket(example.group, split_seed),
     }
 
 
@@ -111,15 +126,16 @@ def quarantine_row(row: RawRow, refusal: Refusal) -> dict[str, Any]:
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
     """How each column is stored. Dictionaries and min-max statistics of images or texts would only cost memory."""
     leaves = [path for column in schema for path in _leaves(column)]
-    small = [path for path in leaves if path in _KEY_COLUMNS]
     return {
-        "compression": {path: "none" if path == "image.bytes" else "zstd" for path in leaves},
-        "use_dictionary": [path for path in small if path in {"group", "source", "reason"}],
-        "write_statistics": small,
+        "compression": {path: "none" if path in _INCOMPRESSIBLE else "zstd" for path in leaves},
+        "use_dictionary": [path for path in leaves if path in _REPETITIVE],
+        "write_statistics": [path for path in leaves if path in _WITH_STATISTICS],
     }
 
 
 def _leaves(column: pa.Field) -> list[str]:
     if pa.types.is_struct(column.type):
         return [f"{column.name}.{child.name}" for child in column.type]
+    if pa.types.is_list(column.type):
+        return [f"{column.name}.list.element"]
     return [column.name]

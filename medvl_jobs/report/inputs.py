@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.contracts.manifest import InputRef, Manifest
 from medvl_jobs.contracts.records import Prediction, read_predictions
 from medvl_jobs.errors import DataError
+from medvl_jobs.model.prepared import split_tables
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys, variants
 from medvl_jobs.settings.run import RunSettings
@@ -26,8 +27,6 @@ from medvl_jobs.storage.publish import read_manifest, require_manifest
 
 UNKNOWN = "unknown"
 """The modality of an image of which no facts are known."""
-
-_IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,13 @@ class Evidence:
 
 
 def read_evidence(settings: RunSettings, storage: Storage, keys: StageKeys, scratch: Path) -> Evidence:
-    """Read everything; the validation shards stay in ``scratch`` for `read_images`.
+    """Read everything but the images, for which there is `read_images`.
 
     Raises `MissingInputError` for a stage that has not finished and `DataError` for one that left nonsense.
     """
     prefix = layout.prepared(keys.prep)
     prepared = require_manifest(storage, prefix, "prep")
-    _download_split(storage, prefix, prepared, scratch)
-    split = read_examples(scratch)
+    split = read_examples(storage, keys.prep, scratch)
     examples = split[: settings.eval.limit]
     answers = {variant: read_answers(storage, layout.predictions(keys.eval[variant])) for variant in variants(settings)}
     for variant, given in answers.items():
@@ -106,37 +104,28 @@ def read_evidence(settings: RunSettings, storage: Storage, keys: StageKeys, scra
     return Evidence(prepared, card, examples, len(split), answers, training, tuple(inputs))
 
 
-def _download_split(storage: Storage, prefix: str, prepared: Manifest, scratch: Path) -> None:
-    files = [entry.path for entry in prepared.files if entry.path.startswith("val/")]
-    if not files:
-        raise DataError("the prepared dataset has no validation rows", where=f"{storage.uri}/{prefix}")
-    for path in files:
-        storage.download(f"{prefix}/{path}", scratch / path)
-
-
-def _parts(scratch: Path) -> Iterator[Path]:
-    yield from sorted((scratch / "val").glob("*.parquet"))
-
-
-def read_examples(scratch: Path) -> tuple[Example, ...]:
+def read_examples(storage: Storage, prepared_key: str, scratch: Path) -> tuple[Example, ...]:
     """The validation split, without its images: of a real dataset those are gigabytes."""
     columns = ["example_id", "caption", "group", "facts"]
-    rows = [row for part in _parts(scratch) for row in pq.read_table(part, columns=columns).to_pylist()]
-    return tuple(Example(row["example_id"], row["caption"], row["group"], _facts(row["facts"])) for row in rows)
+    tables = split_tables(storage, prepared_key, "val", scratch, columns)
+    return tuple(
+        Example(row["example_id"], row["caption"], row["group"], _facts(row["facts"]))
+        for table in tables
+        for row in table.to_pylist()
+    )
 
 
 def _facts(text: str | None) -> Facts | None:
     return Facts.from_json(text) if text else None
 
 
-def read_images(scratch: Path, example_ids: Sequence[str]) -> dict[str, bytes]:
+def read_images(storage: Storage, prepared_key: str, scratch: Path, example_ids: Sequence[str]) -> dict[str, bytes]:
     """The encoded images of some examples of the validation split, by id."""
     wanted = pa.array(example_ids, pa.string())
     images = {}
-    for part in _parts(scratch):
-        for batch in pq.ParquetFile(part).iter_batches(_IMAGES_AT_ONCE, columns=["example_id", "image"]):
-            chosen = batch.filter(pc.is_in(batch["example_id"], value_set=wanted))
-            images.update({row["example_id"]: row["image"]["bytes"] for row in chosen.to_pylist()})
+    for table in split_tables(storage, prepared_key, "val", scratch, ["example_id", "image"]):
+        chosen = table.filter(pc.is_in(table["example_id"], value_set=wanted))
+        images.update({row["example_id"]: row["image"]["bytes"] for row in chosen.to_pylist()})
     return images
 
 

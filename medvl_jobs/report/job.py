@@ -32,7 +32,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="medvl-report-") as folder:
         evidence = read_evidence(settings, storage, keys, Path(folder))
         report = assemble(evidence, settings, keys)
-        images = read_images(Path(folder), [item["example_id"] for item in report["gallery"]])
+        images = read_images(storage, keys.prep, Path(folder), [item["example_id"] for item in report["gallery"]])
     publication = Publication(storage, prefix)
     for file in (layout.RUN_FILE, layout.PLAN):  # `medvl run` left them there; a report made by hand has none
         if storage.exists(f"{prefix}/{file}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from dataclasses import dataclass
@@ -17,17 +18,21 @@ class Environment:
     git_sha: str | None
     image_digest: str | None
     termination_log: Path
+    completion_index: int
+    """Which pod of an Indexed Job this is, from 0."""
 
 
 def read_environment() -> Environment:
-    """Read ``MEDVL_GIT_SHA``, ``MEDVL_IMAGE_DIGEST`` and ``MEDVL_TERMINATION_LOG``."""
+    """Read ``MEDVL_GIT_SHA``, ``MEDVL_IMAGE_DIGEST``, ``MEDVL_TERMINATION_LOG`` and ``JOB_COMPLETION_INDEX``."""
     return Environment(
         git_sha=os.environ.get("MEDVL_GIT_SHA") or _git_sha(),
         image_digest=os.environ.get("MEDVL_IMAGE_DIGEST"),
         termination_log=Path(os.environ.get("MEDVL_TERMINATION_LOG", KUBERNETES_TERMINATION_LOG)),
+        completion_index=int(os.environ.get("JOB_COMPLETION_INDEX", "0")),
     )
 
 
+@functools.cache
 def _git_sha() -> str | None:
     """The commit of the checkout that the package runs from, with ``-dirty`` when it has changes; else ``None``."""
     folder = Path(__file__).parents[2]

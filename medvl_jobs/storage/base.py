@@ -1,4 +1,4 @@
-"""What a store must do: nine byte-level methods, the same on a directory and on S3.
+"""What a store must do: ten byte-level methods, the same on a directory and on S3.
 
 A key is a relative POSIX path (``prepared/ab12/card.json``). A store never knows what the bytes mean: JSON, parquet and
 manifests belong to the stages. Three promises hold on every backend, and one test suite checks them on all of them:
@@ -59,6 +59,10 @@ class Storage(Protocol):
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """All keys that start with ``prefix``, sorted; a prefix that holds nothing yields nothing."""
+        ...
+
+    def list_stats(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]:
+        """The keys of `list_keys`, each with what `stat` says of it: on S3 one request for a thousand objects."""
         ...
 
     def delete(self, key: str) -> None:

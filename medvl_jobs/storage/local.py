@@ -96,6 +96,12 @@ class LocalStorage:
             ]
         yield from sorted(key for key in keys if key.startswith(prefix))
 
+    def list_stats(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]:
+        """See `Storage.list_stats`. Reads every file whole; one that goes away meanwhile is not listed."""
+        for key in self.list_keys(prefix):
+            if (stat := self.stat(key)) is not None:
+                yield key, stat
+
     def delete(self, key: str) -> None:
         """See `Storage.delete`. Empty folders stay: removing them would race with a writer that just made them."""
         path = self._path(key)

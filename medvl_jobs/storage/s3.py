@@ -107,7 +107,7 @@ class S3Storage:
                     raise
                 self._require_bucket()
                 return None
-        return ObjectStat(head["ContentLength"], "etag:" + head["ETag"].strip('"'))
+        return ObjectStat(head["ContentLength"], _fingerprint(head["ETag"]))
 
     def exists(self, key: str) -> bool:
         """See `Storage.exists`. Raises `MissingInputError` when the bucket itself does not exist."""
@@ -115,12 +115,23 @@ class S3Storage:
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """See `Storage.list_keys`. Raises `MissingInputError` when the bucket itself does not exist."""
+        for key, _ in self.list_stats(prefix):
+            yield key
+
+    def list_stats(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]:
+        """See `Storage.list_stats`. Raises `MissingInputError` when the bucket itself does not exist."""
         full_prefix = self._prefix + checked_prefix(prefix)
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=full_prefix)
-            keys = [entry["Key"].removeprefix(self._prefix) for page in pages for entry in page.get("Contents", [])]
+            found = {
+                entry["Key"].removeprefix(self._prefix): ObjectStat(entry["Size"], _fingerprint(entry["ETag"]))
+                for page in pages
+                for entry in page.get("Contents", [])
+            }
         # Amazon sorts by bytes; SeaweedFS folder by folder (``a/b`` before ``a-b``). The promise is plain string order.
-        yield from sorted(key for key in keys if key and not key.endswith("/"))
+        yield from sorted(
+            ((key, stat) for key, stat in found.items() if key and not key.endswith("/")), key=lambda pair: pair[0]
+        )
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
@@ -157,6 +168,10 @@ class S3Storage:
 
     def _where(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key} at {self._endpoint}"
+
+
+def _fingerprint(etag: str) -> str:
+    return "etag:" + etag.strip('"')
 
 
 def _client(settings: StorageSettings) -> S3Client:

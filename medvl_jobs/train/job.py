@@ -50,7 +50,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         arguments = training_arguments(settings, scratch)  # first: it gives this process its GPU
         refuse_data_parallel(arguments)
         renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
-        rows = open_split(storage, keys.prep, prepared, "train", scratch)
+        rows = open_split(storage, keys.prep, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
         transformers.set_seed(settings.train.seed)  # the adapter's A is drawn before the Trainer seeds anything
         model = add_lora(load_model(settings.model, best_device()), settings.train.lora)

@@ -17,7 +17,7 @@ SHA = "0" * 64
 MANIFEST = Manifest(
     stage="train",
     key="ab12",
-    inputs=(InputRef(uri="s3://bucket/prepared/cd34", sha256=SHA),),
+    inputs=(InputRef(uri="s3://bucket/prepared/cd34", fingerprint=f"sha256:{SHA}"),),
     settings={"lora": {"rank": 8, "dropout": 0.1}, "learning_rate": 1e-4, "name": "лёгкое", "zero": None},
     counts={"train": 12},
     wall_seconds=1.5,
@@ -44,7 +44,7 @@ def test_text_and_manifest_turn_into_each_other() -> None:
 
 def test_the_next_stage_names_it_by_the_hash_of_what_is_stored() -> None:
     ref = MANIFEST.as_input("s3://bucket/adapters/ab12")
-    assert ref.sha256 == hashlib.sha256(MANIFEST.to_json().encode()).hexdigest()
+    assert ref.fingerprint == "sha256:" + hashlib.sha256(MANIFEST.to_json().encode()).hexdigest()
     assert Manifest.from_json(MANIFEST.to_json()).as_input(ref.uri) == ref
 
 

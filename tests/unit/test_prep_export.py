@@ -30,8 +30,12 @@ def folder(tmp_path: Path) -> Path:
     rows[5]["image"]["bytes"] = png(mode="RGBA")
     rows[6]["caption"] = "a literal <image> is refused"
     source = write_parquet(tmp_path / "source.parquet", rows)
-    run(run_settings(source), LocalStorage(tmp_path / "store"), "k")
+    run(run_settings(source, tmp_path / "store"), LocalStorage(tmp_path / "store"), "k")
     return tmp_path / "store" / "prepared" / "k" / "llamafactory"
+
+
+def exported(folder: Path) -> list[Path]:
+    return [path for path in (folder / "images" / "00000-00000").iterdir() if path.name != "manifest.json"]
 
 
 def load(folder: Path, dataset: str) -> list[dict[str, Any]]:
@@ -65,10 +69,10 @@ def test_both_datasets_load_by_llamafactorys_rules(folder: Path) -> None:
     images = [image for example in train + val for image in example["images"]]
     assert len(train) + len(val) == 59
     assert len(set(images)) == 59
-    assert sorted(images) == sorted(f"images/{path.name}" for path in (folder / "images").iterdir())
+    assert sorted(images) == sorted(f"images/00000-00000/{path.name}" for path in exported(folder))
     assert 'Quotes ", newline\nand ünïcode.' in {example["answer"] for example in train + val}
     assert {example["question"] for example in train + val} == {"<image>" + PromptSettings().question}
-    assert {path.suffix for path in (folder / "images").iterdir()} == {".jpg", ".png"}
+    assert {path.suffix for path in exported(folder)} == {".jpg", ".png"}
 
 
 def test_the_json_holds_a_row_a_line(folder: Path) -> None:
@@ -86,5 +90,6 @@ def test_a_question_with_a_placeholder_is_refused(placeholder: str) -> None:
 
 def test_the_export_can_be_left_out(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "source.parquet", [record(number) for number in range(60)])
-    manifest = run(run_settings(source, llamafactory_export=False), LocalStorage(tmp_path / "store"), "k")
-    assert not any(entry.path.startswith("llamafactory/") for entry in manifest.files)
+    storage = LocalStorage(tmp_path / "store")
+    run(run_settings(source, storage.uri, llamafactory_export=False), storage, "k")
+    assert not any("llamafactory" in key for key in storage.list_keys("prepared/"))

@@ -90,7 +90,7 @@ def test_a_path_becomes_the_files_bytes(local: ImageFolder, cell: object) -> Non
     assert resolve(cell, local) == b"one"
     missing = refusal(resolve(cell, None))
     assert missing.reason == Reason.MISSING_IMAGE
-    assert missing.detail == "only the path 'a/1.png' is given; set prep.images to the folder it is in"
+    assert missing.detail == "only the path 'a/1.png' is given; set prep.image_folder to the folder it is in"
 
 
 @pytest.mark.parametrize("with_folder", [True, False])

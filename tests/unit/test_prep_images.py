@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from prep_data import encode, pixels, png, png_header_only
 
-from medvl_jobs.prep.images import CheckedImage, checked_image
-from medvl_jobs.prep.rows import Reason, RefusedError
+from medvl_jobs.prep.images import checked_image
+from medvl_jobs.prep.rows import CheckedImage, Reason, RefusedError
+from medvl_jobs.settings.prep import ImageSettings
 
 ORIENTATION = 0x0112
 
 
-def check(data: bytes, min_side: int = 28, max_pixels: int = 50_000_000) -> CheckedImage:
-    return checked_image(data, min_side=min_side, max_pixels=max_pixels)
+def check(data: bytes, **settings: Any) -> CheckedImage:
+    return checked_image(data, ImageSettings(**settings))
 
 
 def refusal_of(data: bytes, **limits: int) -> tuple[Reason, str]:
@@ -76,7 +78,7 @@ def test_a_plain_upright_png_or_jpeg_keeps_its_bytes(data: bytes) -> None:
         (encode(pixels(), "TIFF"), ("tiff_to_png",)),
         (encode(pixels(), "WEBP", lossless=True), ("webp_to_png",)),
         (encode(pixels(mode="L"), "GIF"), ("palette_to_rgb", "gif_to_png")),
-        (encode(pixels(), "MPO", save_all=True, append_images=[pixels(seed=1)]), ("mpo_to_png",)),
+        (encode(pixels(), "MPO", save_all=True, append_images=[pixels(seed=1)]), ("first_of_several_frames", "mpo_to_png")),
         (encode(pixels(), "JPEG2000"), ("jpeg2000_to_png",)),
         (encode(pixels(), "JPEG", exif=exif(6)), ("exif_rotated",)),
         (encode(pixels(), "PNG", exif=exif(3)), ("exif_rotated",)),
@@ -172,16 +174,16 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     started = time.monotonic()
     reason, detail = refusal_of(png_header_only(20_000, 20_000))
     assert reason is Reason.IMAGE_TOO_LARGE
-    assert "20000 x 20000 pixels, more than prep.max_image_pixels=50000000" in detail
+    assert "20000 x 20000 pixels, more than prep.image.refuse_above_pixels=50000000" in detail
     assert time.monotonic() - started < 0.5
 
 
 def test_the_settings_limit_counts_and_not_the_one_of_pillow() -> None:
     before = Image.MAX_IMAGE_PIXELS
-    assert refusal_of(png_header_only(20_000, 20_000), max_pixels=10**9)[0] is Reason.UNDECODABLE_IMAGE
+    assert refusal_of(png_header_only(20_000, 20_000), refuse_above_pixels=10**9)[0] is Reason.UNDECODABLE_IMAGE
     assert before == Image.MAX_IMAGE_PIXELS
-    assert refusal_of(png(), max_pixels=40 * 32 - 1)[0] is Reason.IMAGE_TOO_LARGE
-    assert check(png(), max_pixels=40 * 32).width == 40
+    assert refusal_of(png(), refuse_above_pixels=40 * 32 - 1)[0] is Reason.IMAGE_TOO_LARGE
+    assert check(png(), refuse_above_pixels=40 * 32).width == 40
 
 
 def test_small_and_narrow_images_are_refused() -> None:

@@ -18,6 +18,7 @@ from prep_data import encode, pixels, png, png_header_only, record, run_settings
 
 from medvl_jobs.contracts.manifest import Manifest
 from medvl_jobs.errors import DataError, MissingInputError, SettingsError, TryAgainError
+from medvl_jobs.prep import part
 from medvl_jobs.prep.job import run
 from medvl_jobs.settings.prep import ColumnSettings
 from medvl_jobs.settings.run import RunSettings
@@ -37,7 +38,13 @@ def good(count: int = 60) -> list[dict[str, Any]]:
 
 def prepare(tmp_path: Path, rows: list[dict[str, Any]], store: str = "store", **prep: Any) -> Manifest:
     source = write_parquet(tmp_path / "source.parquet", rows)
-    return run(run_settings(source, **prep), LocalStorage(tmp_path / store), KEY)
+    return made(run_settings(source, tmp_path / store, **prep))
+
+
+def made(settings: RunSettings) -> Manifest:
+    manifest = run(settings, open_storage(settings.storage), KEY)
+    assert manifest is not None
+    return manifest
 
 
 def hashes(storage: Storage) -> dict[str, str]:
@@ -46,9 +53,22 @@ def hashes(storage: Storage) -> dict[str, str]:
     return {key: hashlib.sha256(storage.read_bytes(key)).hexdigest() for key in keys}
 
 
-def table(storage: Storage, folder: str) -> list[dict[str, Any]]:
-    shards = [key for key in storage.list_keys(f"{PREFIX}/{folder}/") if key.endswith(".parquet")]
-    return [row for key in shards for row in pq.read_table(io.BytesIO(storage.read_bytes(key))).to_pylist()]
+def rows_of(storage: Storage, key: str) -> list[dict[str, Any]]:
+    return list(pq.read_table(io.BytesIO(storage.read_bytes(f"{PREFIX}/{key}"))).to_pylist())
+
+
+def table(storage: Storage, side: str) -> list[dict[str, Any]]:
+    """The rows of a side, looked up one by one."""
+    places = rows_of(storage, f"{side}.parquet")
+    parts = {place["part"]: rows_of(storage, f"parts/{place['part']}/examples.parquet") for place in places}
+    rows = [parts[place["part"]][place["row"]] for place in places]
+    assert [row["example_id"] for row in rows] == [place["example_id"] for place in places]
+    return rows
+
+
+def quarantine(storage: Storage) -> list[dict[str, Any]]:
+    keys = [key for key in storage.list_keys(f"{PREFIX}/parts/") if key.endswith("/quarantine.parquet")]
+    return [row for key in keys for row in rows_of(storage, key.removeprefix(f"{PREFIX}/"))]
 
 
 def card_of(storage: Storage) -> dict[str, Any]:
@@ -56,7 +76,7 @@ def card_of(storage: Storage) -> dict[str, Any]:
 
 
 def test_a_sound_source_loses_nothing(tmp_path: Path) -> None:
-    manifest = prepare(tmp_path, good(), rows_per_shard=20)
+    manifest = prepare(tmp_path, good(), rows_per_part=20)
     storage = LocalStorage(tmp_path / "store")
     train, val = table(storage, "train"), table(storage, "val")
     by_id = {row["example_id"]: row for row in train + val}
@@ -68,10 +88,11 @@ def test_a_sound_source_loses_nothing(tmp_path: Path) -> None:
     assert manifest.counts["train_rows"] == len(train) > len(val) == manifest.counts["val_rows"] > 0
     assert (manifest.stage, manifest.key, manifest.settings["prep"]["val_ratio"]) == ("prep", KEY, 0.2)
     assert manifest.inputs[0].uri == str(tmp_path / "source.parquet")
-    assert manifest.inputs[0].sha256 == hashlib.sha256((tmp_path / "source.parquet").read_bytes()).hexdigest()
-    rows = {entry.path: entry.rows for entry in manifest.files}
-    assert rows["train/part-00000.parquet"] == 20
-    assert "quarantine/part-00000.parquet" not in rows
+    digest = hashlib.sha256((tmp_path / "source.parquet").read_bytes()).hexdigest()
+    assert manifest.inputs[0].fingerprint == f"sha256:{digest}"
+    assert [each.uri for each in manifest.inputs[1:]] == [f"{PREFIX}/parts/00000-0000{part}" for part in range(2)]
+    assert {entry.path: entry.rows for entry in manifest.files}["train.parquet"] == len(train)
+    assert quarantine(storage) == []
 
 
 def test_the_card_counts_everything(tmp_path: Path) -> None:
@@ -81,7 +102,7 @@ def test_the_card_counts_everything(tmp_path: Path) -> None:
     rows[5]["facts"] = None
     prepare(tmp_path, rows)
     card = card_of(LocalStorage(tmp_path / "store"))
-    assert card["rows"] == {"read": 100, "accepted": 97, "refused": 3}
+    assert card["rows"] == {"read": 100, "accepted": 97, "refused": 3, "left_out": 0}
     assert card["refused"] == {"caption_empty": 2, "unsafe_id": 1}
     assert card["split"]["seed"] == 42
     assert card["split"]["val_ratio"] == 0.2
@@ -117,12 +138,12 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
 
 def test_every_bad_row_is_quarantined_with_its_reason_and_content(tmp_path: Path) -> None:
     bad = [record(1000 + number, **cells) for number, cells in enumerate(BAD_ROWS.values())]
-    prepare(tmp_path, good() + bad, max_bad_share=0.5)
+    prepare(tmp_path, good() + bad, gates={"refused": 0.5})
     storage = LocalStorage(tmp_path / "store")
-    quarantine = table(storage, "quarantine")
-    assert [row["reason"] for row in quarantine] == list(BAD_ROWS)
-    assert [(row["source"], row["row"]) for row in quarantine] == [("source.parquet", 60 + n) for n in range(len(bad))]
-    for row, original in zip(quarantine, bad, strict=True):
+    refused = quarantine(storage)
+    assert [row["reason"] for row in refused] == list(BAD_ROWS)
+    assert [(row["source"], row["row"]) for row in refused] == [("source.parquet", 60 + n) for n in range(len(bad))]
+    for row, original in zip(refused, bad, strict=True):
         assert {name: row[name] for name in ("id", "caption", "image")} == {
             name: original[name] for name in ("id", "caption", "image")
         }
@@ -156,13 +177,13 @@ def test_too_many_bad_rows_fail_and_lose_nothing(tmp_path: Path) -> None:
         prepare(tmp_path, rows)
     error, storage = caught.value, LocalStorage(tmp_path / "store")
     assert error.exit_code == 65
-    assert "4 of 60 rows are refused (6.7%): caption_empty: 4" in error.what
-    assert "prep.max_bad_share" in error.remedy
-    assert f"{PREFIX}/quarantine" in error.remedy
+    assert "4 of 60 rows cannot be used (6.7%): caption_empty: 4" in error.what
+    assert "prep.gates.refused" in error.remedy
+    assert f"{PREFIX}/parts/*/quarantine.parquet" in error.remedy
     assert read_manifest(storage, PREFIX) is None
-    assert len(table(storage, "quarantine")) == 4
+    assert len(quarantine(storage)) == 4
     assert card_of(storage)["rows"]["refused"] == 4
-    assert prepare(tmp_path, rows, max_bad_share=4 / 60).counts["refused"] == 4
+    assert prepare(tmp_path, rows, gates={"refused": 4 / 60}).counts["refused"] == 4
 
 
 @pytest.mark.parametrize(("groups", "side"), [("one", "val"), ("two", "train")])
@@ -185,7 +206,7 @@ def test_settings_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
         run(run_settings("missing.parquet", group_pattern="("), storage, KEY)
     with pytest.raises(SettingsError, match="<image>"):
-        run(RunSettings(prompt={"question": "What is in <image>?"}), storage, KEY)
+        run(RunSettings(prompt={"question": "What is in <image>?"}, prep={"llamafactory_export": True}), storage, KEY)
     with pytest.raises(SettingsError, match=r"prep\.source is not set"):
         run(RunSettings(), storage, KEY)
     with pytest.raises(MissingInputError):
@@ -196,13 +217,13 @@ def test_settings_are_checked_before_anything_is_read(tmp_path: Path) -> None:
 def test_a_finished_dataset_is_not_made_again(tmp_path: Path) -> None:
     first = prepare(tmp_path, good())
     (tmp_path / "source.parquet").unlink()
-    assert run(run_settings(tmp_path / "source.parquet"), LocalStorage(tmp_path / "store"), KEY) == first
+    assert made(run_settings(tmp_path / "source.parquet", tmp_path / "store")) == first
 
 
 def test_two_runs_make_the_same_bytes(tmp_path: Path) -> None:
     rows = good()
     rows[0]["caption"], rows[7]["image"]["bytes"] = "", png(mode="RGBA")
-    first, second = (prepare(tmp_path, rows, store=name, rows_per_shard=25) for name in ("a", "b"))
+    first, second = (prepare(tmp_path, rows, store=name, rows_per_part=25) for name in ("a", "b"))
     assert hashes(LocalStorage(tmp_path / "a")) == hashes(LocalStorage(tmp_path / "b"))
     assert first.files == second.files
 
@@ -228,21 +249,85 @@ class FailingStorage(LocalStorage):
         super().upload(path, key)
 
 
-# 59 images, 3 shards of examples, 1 of the quarantine, 3 files of JSON, the card, and the manifest as the 68th write.
-@pytest.mark.parametrize("writes", [0, 30, 60, 62, 64, 66, 67])
-def test_after_an_interruption_a_second_run_equals_a_clean_one(tmp_path: Path, writes: int) -> None:
+# A part of the first: 49 images and their manifest, 3 files, its own manifest. Of the second: 10, 1, 3, 1. Then 2 sides,
+# what is left out, 3 files of JSON, the card, and the manifest of all as the 77th write.
+@pytest.mark.parametrize("writes", [0, 30, 50, 53, 54, 60, 68, 69, 72, 75, 76])
+def test_after_an_interruption_a_second_run_equals_a_clean_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
     rows = good()
     rows[0]["caption"] = ""
-    prepare(tmp_path, rows, store="clean", rows_per_shard=25)
-    with pytest.raises(TryAgainError):
-        run(
-            run_settings(tmp_path / "source.parquet", rows_per_shard=25),
-            FailingStorage(tmp_path / "store", writes),
-            KEY,
-        )
+    prepare(tmp_path, rows, store="clean", rows_per_part=50)
+    storage = FailingStorage(tmp_path / "store", writes)
+    with monkeypatch.context() as patch:
+        patch.setattr(part, "open_storage", lambda settings: storage)
+        with pytest.raises(TryAgainError):
+            run(run_settings(tmp_path / "source.parquet", tmp_path / "store", rows_per_part=50), storage, KEY)
     assert read_manifest(LocalStorage(tmp_path / "store"), PREFIX) is None
-    prepare(tmp_path, rows, rows_per_shard=25)
+    prepare(tmp_path, rows, rows_per_part=50)
     assert hashes(LocalStorage(tmp_path / "store")) == hashes(LocalStorage(tmp_path / "clean"))
+
+
+def many_files(folder: Path, files: int, rows: int = 120) -> Path:
+    """``files`` files with row groups of 50, two broken rows and an id that comes twice."""
+    records = [record(number) for number in range(rows)]
+    records[3]["caption"], records[70]["image"] = "", None
+    records[90]["id"] = records[10]["id"]
+    for number in range(files):
+        share = records[number * rows // files : (number + 1) * rows // files]
+        write_parquet(folder / f"{number:02d}.parquet", share)
+    return folder
+
+
+@pytest.mark.parametrize("files", [1, 3, 9])
+def test_one_two_and_seven_pods_make_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    source = many_files(tmp_path / "source", files)
+    results = []
+    for indexes in (1, 2, 7):
+        store = LocalStorage(tmp_path / f"store-{indexes}")
+        settings = run_settings(source, store.uri, indexes=indexes, rows_per_part=50, gates={"refused": 0.1})
+        manifests = []
+        for index in reversed(range(indexes)):
+            monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+            manifests.append(run(settings, store, KEY))
+        assert [manifest is not None for manifest in manifests] == [False] * (indexes - 1) + [True]
+        results.append(hashes(store))
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_pod_makes_only_what_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, store = many_files(tmp_path / "source", 1), LocalStorage(tmp_path / "store")
+    settings = run_settings(source, store.uri, rows_per_part=50, gates={"refused": 0.1})
+    made(settings)
+    before = hashes(store)
+    store.delete(f"{PREFIX}/manifest.json")
+    store.delete(f"{PREFIX}/parts/00000-00001/manifest.json")
+    with caplog.at_level(logging.INFO, logger="medvl_jobs.prep"):
+        made(settings)
+    assert "1 of 3 pieces to make" in caplog.text
+    assert hashes(store) == before
+
+
+def test_an_index_beyond_the_pods_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    with pytest.raises(SettingsError, match=r"prep\.indexes is 2"):
+        prepare(tmp_path, good(), indexes=2)
+
+
+def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
+    source = many_files(tmp_path / "source", 3)
+    stores = [LocalStorage(tmp_path / name) for name in ("one", "two")]
+    for count, store in enumerate(stores, start=1):
+        made(run_settings(source, store.uri, workers=count, rows_per_part=50, gates={"refused": 0.1}))
+    assert hashes(stores[0]) == hashes(stores[1])
+
+
+def test_an_error_in_a_worker_is_the_stages_error(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the store should be")
+    with pytest.raises(SettingsError):
+        prepare(tmp_path, good(), workers=2)
 
 
 def test_adding_rows_moves_none_across_the_split(tmp_path: Path) -> None:
@@ -262,7 +347,6 @@ def test_without_group_and_facts_columns(tmp_path: Path, caplog: pytest.LogCaptu
     assert all(row["group"] == row["example_id"] and row["facts"] is None for row in table(storage, "train"))
     assert card_of(storage)["group_source"]["rows"]["id"] == 60
     assert "60 rows are a group of their own (they name no group)" in caplog.text
-    assert "train/part-00000.parquet: " in caplog.text
     assert "accepted 60" in caplog.text
 
 
@@ -285,21 +369,22 @@ def test_several_files_are_one_dataset(tmp_path: Path) -> None:
         write_parquet(
             tmp_path / "many" / f"{number}.parquet", [record(n) for n in range(number * 20, number * 20 + 21)]
         )
-    run(run_settings(tmp_path / "many", llamafactory_export=False), LocalStorage(tmp_path / "many-store"), KEY)
+    made(run_settings(tmp_path / "many", tmp_path / "many-store", llamafactory_export=False))
     prepare(tmp_path, good(61), store="one-store", llamafactory_export=False)
     many, one = LocalStorage(tmp_path / "many-store"), LocalStorage(tmp_path / "one-store")
     assert table(many, "train") == table(one, "train")
-    assert [(row["source"], row["row"], row["reason"]) for row in table(many, "quarantine")] == [
-        ("1.parquet", 0, "duplicate_id"),
-        ("2.parquet", 0, "duplicate_id"),
+    assert rows_of(many, "left_out.parquet") == [
+        {"example_id": "patient004_0", "part": "00001-00000", "row": 0, "reason": "duplicate_id"},
+        {"example_id": "patient008_0", "part": "00002-00000", "row": 0, "reason": "duplicate_id"},
     ]
+    assert card_of(many)["refused"] == {"duplicate_id": 2}
 
 
 def test_columns_of_other_names_and_types(tmp_path: Path) -> None:
     rows = [{"scan": row["image"]["bytes"], "number": n, "text": row["caption"]} for n, row in enumerate(good())]
     source = write_parquet(tmp_path / "source.parquet", rows, scan=pa.binary(), number=pa.int64())
     columns = ColumnSettings(image="scan", id="number", caption="text")
-    run(run_settings(source, columns=columns), LocalStorage(tmp_path / "store"), KEY)
+    made(run_settings(source, tmp_path / "store", columns=columns))
     assert "0" in {row["example_id"] for row in table(LocalStorage(tmp_path / "store"), "train")}
 
 
@@ -307,10 +392,10 @@ def test_datasets_shows_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     prepare(tmp_path, good())
     folder = tmp_path / "store" / PREFIX
-    files = {side: str(folder / side / "*.parquet") for side in ("train", "val")}
-    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
-    assert isinstance(loaded["train"].features["image"], datasets.Image)
-    assert loaded["val"][0]["image"].size == (40, 32)
+    files = str(folder / "parts" / "*" / "examples.parquet")
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
+    assert isinstance(loaded.features["image"], datasets.Image)
+    assert loaded[0]["image"].size == (40, 32)
 
 
 def test_from_bucket_to_bucket(tmp_path: Path, s3_settings: StorageSettings) -> None:
@@ -320,7 +405,7 @@ def test_from_bucket_to_bucket(tmp_path: Path, s3_settings: StorageSettings) -> 
     bucket = open_storage(s3_settings)
     bucket.upload(tmp_path / "source.parquet", "raw/source.parquet")
     settings = run_settings(f"{s3_settings.uri}/raw/source.parquet").model_copy(update={"storage": s3_settings})
-    manifest = run(settings, bucket, KEY)
+    manifest = made(settings)
     assert hashes(bucket) == hashes(LocalStorage(tmp_path / "local"))
     assert manifest.inputs[0].uri == f"{s3_settings.uri}/raw/source.parquet"
     assert read_manifest(bucket, PREFIX) == manifest

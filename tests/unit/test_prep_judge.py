@@ -9,10 +9,11 @@ import pytest
 from prep_data import encode, pixels, png, raw
 
 from medvl_jobs.contracts.facts import Facts, Region
+from medvl_jobs.prep.images import checked_image
 from medvl_jobs.prep.judge import examine, judge
 from medvl_jobs.prep.rows import Example, Reason, Refusal
 from medvl_jobs.prep.split import Grouping
-from medvl_jobs.settings.prep import PrepSettings
+from medvl_jobs.settings.prep import ImageSettings, PrepSettings
 
 FACTS = Facts("CT", "axial", "chest", ("left lung", "heart"), Region("left lung", "upper-left", 1.5), "nodule")
 
@@ -37,9 +38,9 @@ def refused(**cells: Any) -> Reason:
 
 def test_a_sound_row_is_an_example() -> None:
     data = encode(pixels(), "JPEG")
-    assert accepted(image={"bytes": data, "path": "x"}, id="a/b 1", caption="Text.", group="p1") == Example(
-        "a/b 1", data, "jpg", 40, 32, "Text.", "p1", "column"
-    )
+    image = checked_image(data, ImageSettings())
+    row = accepted(image={"bytes": data, "path": "x"}, id="a/b 1", caption="Text.", group="p1")
+    assert row == Example("a/b 1", image, "Text.", "p1", "column")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_refused_images(image: object, reason: Reason) -> None:
 
 
 def test_an_image_may_be_a_column_of_plain_bytes() -> None:
-    assert accepted(image=png()).image == png()
+    assert accepted(image=png()).image.data == png()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_refused_facts(value: object) -> None:
 
 
 def test_limits_come_from_the_settings() -> None:
-    prep = PrepSettings(min_side=33, max_caption_chars=3)
+    prep = PrepSettings(image={"min_side": 33}, max_caption_chars=3)
     for cells, reason in [({"caption": "abcd"}, Reason.CAPTION_TOO_LONG), ({"caption": "abc"}, Reason.IMAGE_TOO_SMALL)]:
         result = verdict(prep, **cells)
         assert isinstance(result, Refusal)
@@ -224,7 +225,8 @@ def test_a_number_and_its_text_are_the_same_id() -> None:
 
 def test_file_names_are_safe_and_differ_where_ids_do() -> None:
     ids = ["a/b", "a%2Fb", "a b", "a_b", "../x"[1:], ".x", "%2Ex", ".", "-", "é" * 100, "é" * 99, "/" * 100, "标识"]
-    names = [Example(each, b"", "png", 1, 1, "", "", "id").file_name for each in ids]
+    image = checked_image(png(), ImageSettings())
+    names = [Example(each, image, "", "", "id").file_name for each in ids]
     assert len(set(names)) == len(ids)
     for name in names:
         assert "/" not in name

@@ -19,7 +19,7 @@ PREFIX = "prepared/ab12"
 PROVENANCE = Provenance(
     stage="prep",
     key="ab12",
-    inputs=(InputRef(uri="s3://bucket/raw.parquet", sha256="0" * 64),),
+    inputs=(InputRef(uri="s3://bucket/raw.parquet", fingerprint="etag:0"),),
     settings={"seed": 1},
     counts={"rows": 3},
     git_sha="c0ffee",

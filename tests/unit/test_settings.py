@@ -40,10 +40,10 @@ def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_zero_and_false_are_values(tmp_path: Path) -> None:
     settings = load_settings(
-        write(tmp_path, "prep: {llamafactory_export: false, max_bad_share: 0}\ntrain: {warmup_ratio: 0}\n")
+        write(tmp_path, "prep: {llamafactory_export: false, gates: {refused: 0}}\ntrain: {warmup_ratio: 0}\n")
     )
     assert settings.prep.llamafactory_export is False
-    assert settings.prep.max_bad_share == 0
+    assert settings.prep.gates.refused == 0
     assert settings.train.warmup_ratio == 0
 
 
