@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("overrides", nargs="*", metavar="section.key=value")
         if name == "eval":
             command.add_argument("--variant", type=Variant, choices=list(Variant), required=True)
+        if name == "prep":
+            command.add_argument("--check", action="store_true", help="judge the data and stop: table, card, page")
+            command.add_argument("--workers", type=int, metavar="N", help="processes; the same as prep.workers=N")
         if name == "run":
             command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return top
@@ -100,7 +103,9 @@ def _dispatch(arguments: argparse.Namespace) -> None:
 
         print(build_sample(arguments.out, seed=arguments.seed, rows=arguments.rows))
         return
-    settings = load_settings(arguments.config, tuple(arguments.overrides))
+    workers = getattr(arguments, "workers", None)
+    more = [] if workers is None else [f"prep.workers={workers}"]
+    settings = load_settings(arguments.config, (*arguments.overrides, *more))
     if arguments.command == "run":
         _run(settings, dry_run=arguments.dry_run)
     else:
@@ -119,6 +124,10 @@ def _run(settings: RunSettings, *, dry_run: bool) -> None:
 
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     """One stage, by hand or as a container does it."""
+    if arguments.command == "prep" and settings.prep.workers != 1:
+        from medvl_jobs.prep.workers import start_server
+
+        start_server()  # before the imports below: what they take, it takes at the same time
     from medvl_jobs.pipeline.pin import pin
     from medvl_jobs.settings.keys import stage_keys
     from medvl_jobs.storage.open import open_storage
@@ -127,6 +136,10 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     settings = pin(settings, storage)
     keys = stage_keys(settings)
     match arguments.command:
+        case "prep" if arguments.check:
+            from medvl_jobs.prep import check
+
+            check.run(settings, storage, keys.prep)
         case "prep":
             from medvl_jobs.prep import job as prep
 

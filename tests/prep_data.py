@@ -78,13 +78,13 @@ def record(number: int, **cells: Any) -> dict[str, Any]:
     }
 
 
-def write_parquet(path: Path, records: list[dict[str, Any]], **types: pa.DataType) -> Path:
+def write_parquet(path: Path, records: list[dict[str, Any]], row_group_size: int = 50, **types: pa.DataType) -> Path:
     """A source file. A column is there when the first record has it."""
     known = {"image": IMAGE, "id": pa.string(), "caption": pa.string(), "group": pa.string(), "facts": FACTS_TYPE}
     names = list(records[0]) if records else list(known)
     schema = pa.schema([(name, types.get(name, known.get(name, pa.string()))) for name in names])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(records, schema=schema), path, row_group_size=50)
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), path, row_group_size=row_group_size)
     return path
 
 

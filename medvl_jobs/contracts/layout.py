@@ -12,6 +12,9 @@
         images/00000-00000/…            of one part, with a manifest.json of their own
       card.json                         counts and reasons
       manifest.json
+    checks/<key>/                       `medvl prep --check`, of the parts under prepared/<key>/parts
+      card.json  index.html             the same card and more, and the page to read
+      manifest.json
     adapters/<key>/
       adapter_config.json  adapter_model.safetensors  README.md
       base_model.json                   fingerprint of the base model that it belongs to
@@ -35,6 +38,7 @@ from __future__ import annotations
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
+PAGE = "index.html"
 EXAMPLES = "examples.parquet"
 LEDGER = "ledger.parquet"
 QUARANTINE = "quarantine.parquet"
@@ -85,6 +89,11 @@ def export_images(key: str, name: str) -> str:
 def split_file(side: str) -> str:
     """File name of the list of rows on one side of the split."""
     return f"{side}.parquet"
+
+
+def check(key: str) -> str:
+    """Prefix of the dataset check of the prepared dataset of the same key, which need not be finished."""
+    return f"checks/{key}"
 
 
 def adapter(key: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.errors import MissingInputError
-from medvl_jobs.prep.read import find_source
+from medvl_jobs.prep.source import find_source
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage

@@ -5,34 +5,23 @@ An archive is read from front to back and never unpacked to disk; the caption is
 
 from __future__ import annotations
 
-import errno
 import gzip
-import json
 import re
-import sqlite3
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 
-from medvl_jobs.errors import DataError, MissingInputError
-from medvl_jobs.prep.parquet import cell_values, column_names, open_parquet
+from medvl_jobs.errors import DataError
+from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.rows import RawRow, Reason, Refusal
-from medvl_jobs.settings.prep import ColumnSettings
-from medvl_jobs.storage.files import atomic_path, os_errors
-
-BATCH_ROWS = 1024
-"""Captions copied at a time: 1.2 MB of MedTrinity's."""
-_CACHE_KIB = 64 << 10
-"""What SQLite may hold in memory while it builds an index, and the length of the runs that it sorts names in."""
-_CELLS = ("id", "caption", "group", "facts")
+from medvl_jobs.storage.files import os_errors
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _MAX_HEADER_BYTES = 1 << 20
 """Of the name and attributes before a member, which must be read whole, however long they say that they are."""
 _ABOUT_NEXT = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)
@@ -53,120 +42,6 @@ def is_archive(name: str) -> bool:
     return name.endswith(_SUFFIXES)
 
 
-class CaptionIndex:
-    """The rows of the metadata, found by file name: an SQLite file, built once and read by many processes.
-
-    Each process must open it for itself: SQLite's connections do not survive a fork.
-    """
-
-    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
-        """Private: see `build` and `open`."""
-        self._database = database
-        self._path = path
-        self.rows: int
-        """Of the metadata, all of them."""
-        self.duplicates: int
-        """Rows whose name an earlier row has; that one is found."""
-        self.nameless: int
-        """Rows whose name is null, empty or no text; no image can be theirs."""
-        self.rows, self.duplicates, self.nameless = database.execute("SELECT * FROM counts").fetchone()
-
-    @classmethod
-    def build(cls, files: Sequence[tuple[Path, str]], columns: ColumnSettings, path: Path) -> Self:
-        """Index parquet files, each a path and what errors call it, as ``path``: whole, or not at all.
-
-        Raises `DataError` for a file that is not whole, or that lacks a column.
-        """
-        with _sqlite_errors(path), atomic_path(path) as temporary, closing(_connect(temporary, "nolock=1")) as database:
-            _fill(database, files, columns, temporary.parent)
-        return cls.open(path)
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The index that `build` made. Raises `MissingInputError` when it did not finish."""
-        try:
-            return cls(_connect(path, "mode=ro&immutable=1"), path)
-        except sqlite3.DatabaseError as error:
-            remedy = "build it again; it is made from the captions alone"
-            raise MissingInputError("there is no finished index of captions", where=str(path), remedy=remedy) from error
-
-    def find(self, basename: str) -> Mapping[str, Any] | None:
-        """The cells of the first row of this name, by role; ``None`` for a role that its file does not have."""
-        query = "SELECT cells FROM captions WHERE name = ? ORDER BY rowid LIMIT 1"
-        with _sqlite_errors(self._path):
-            try:
-                found = self._database.execute(query, (basename,)).fetchone()
-            except UnicodeEncodeError:  # a name that is not UTF-8, with the surrogates that stand for its bytes
-                return None
-        return dict(zip(_CELLS, json.loads(found[0]), strict=True)) if found else None
-
-    def close(self) -> None:
-        """Nothing is found any more."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _connect(path: Path, options: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None)
-
-
-def _fill(
-    database: sqlite3.Connection, files: Sequence[tuple[Path, str]], columns: ColumnSettings, folder: Path
-) -> None:
-    # A file that is left half-way is thrown away, so no journal. Trap: SQLite sorts in /var/tmp if not told otherwise,
-    # which in a pod is small, or read-only; and what it is told holds for the process, so it is taken back.
-    scratch = str(folder.absolute()).replace("'", "''")
-    for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
-        database.execute(f"PRAGMA {setting}")
-    database.execute(f"PRAGMA temp_store_directory = '{scratch}'")
-    try:
-        database.execute("CREATE TABLE captions (name TEXT, cells TEXT)")
-        database.execute("BEGIN")
-        for path, name in files:
-            database.executemany("INSERT INTO captions VALUES (?, ?)", _named_cells(path, name, columns))
-        database.execute("COMMIT")
-        database.execute("CREATE INDEX by_name ON captions (name)")
-        # Not count(DISTINCT name): that makes a second table of all names, where GROUP BY walks along the index.
-        distinct = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE name NOT NULL GROUP BY name)"
-        counts = f"SELECT count(*), count(name) - ({distinct}), count(*) - count(name) FROM captions"
-        database.execute(f"CREATE TABLE counts AS {counts}")
-    finally:
-        database.execute("PRAGMA temp_store_directory = ''")
-
-
-def _named_cells(path: Path, name: str, columns: ColumnSettings) -> Iterator[tuple[str | None, str | None]]:
-    """A row's name and its other cells, as JSON: of SQLite's own types a bool is a number and NaN is null."""
-    with open_parquet(path, name) as file:
-        wanted = column_names(file.schema_arrow.names, columns, name)
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted.values()))):
-            absent = [None] * batch.num_rows
-            cells = [cell_values(batch.column(wanted[role])) if role in wanted else absent for role in _CELLS]
-            for image, *others in zip(cell_values(batch.column(wanted["image"])), *cells, strict=True):
-                basename = image.rpartition("/")[2] if isinstance(image, str) else None
-                yield (basename, json.dumps(others, default=_odd)) if basename else (None, None)
-
-
-def _odd(value: object) -> dict[str, str]:
-    """What JSON cannot hold, as an object in its place: of a type that `judge` refuses, and shows."""
-    return {type(value).__name__: f"{value!r:.200}"}
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as the system's that are behind them: a fault in our own file is a fault of the disk."""
-    with os_errors(path):
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
-
-
 def read_archive(
     path: Path,
     name: str,
@@ -174,12 +49,12 @@ def read_archive(
     max_file_bytes: int,
     wanted: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[RawRow]:
-    """A row for each file of the archive ``path``, called ``name``; its row number is the member's number, from 0.
+    """A row for each file of the archive ``path``, called ``name``; numbered from 0; folders do not count.
 
     A member's path may be absolute or hold ``..``: only its last part is used, to look the caption up and as the id
     when the metadata has none, and nothing is written to disk, so no path leads anywhere. A link is refused, since what
     it stands for may lie outside of the archive, and so are a device and a file of more than ``max_file_bytes``, whose
-    content is passed over and never held. Folders have a number, but are no rows. Where the archive cannot be read any
+    content is passed over and never held. Where the archive cannot be read any
     further there is one last row that says so; of a corrupt ``.tar.zst``, up to 1 MB before that place is lost as well.
 
     Members whose number is not ``wanted`` are passed over. That goes for the last row too, whose number is that of the
@@ -190,12 +65,14 @@ def read_archive(
         tape = _Tape(stream, path.stat().st_size if name.endswith(".tar") else None)
         try:
             for member in _members(tape):
-                if wanted(number) and not (member.isdir() or member.name.endswith("/")):
+                if member.isdir() or member.name.endswith("/"):
+                    continue
+                if wanted(number):
                     yield _row(name, number, member, tape, index, max_file_bytes)
                 number += 1
         except _BrokenError as error:
             if wanted(number):
-                detail = f"the archive cannot be read from member {number} on: {error}"
+                detail = f"the archive cannot be read from file {number} on: {error}"
                 yield _refused(name, number, Reason.UNREADABLE_ROWS, detail)
 
 
@@ -319,7 +196,7 @@ def _records(header: tarfile.TarInfo, tape: _Tape) -> dict[bytes, bytes]:
         length = content[start : start + 10].partition(b" ")[0]
         record = content[start : start + int(length)] if length.isdigit() else b""
         key, equals, value = record[len(length) + 1 :].partition(b"=")
-        if not equals or not value.endswith(b"\n"):
+        if not equals or not value.endswith(b"\n") or len(record) != int(length):
             raise _BrokenError("its attributes are malformed")
         records[key] = value[:-1]
         start += len(record)
@@ -351,10 +228,9 @@ def _open(path: Path, name: str) -> Any:
     if name.endswith(".tar"):
         return path.open("rb")
     if name.endswith(".zst"):
-        # No buffer_size: of a stream that breaks, all that is in that buffer would be lost.
         return pa.input_stream(str(path), compression="zstd")
     if name.endswith("gz"):
-        # Not by pyarrow: it refuses padding after the end, and of a broken stream it loses the last megabyte.
+        # Not by pyarrow: it takes zeros after the end, which some tools pad with, for a fault.
         return gzip.open(path)
     remedy = f"take it out of prep.archives, or pack it as one of {', '.join(_SUFFIXES)}"
     raise DataError("not an archive of a kind that can be read", where=name, remedy=remedy)

@@ -113,7 +113,7 @@ class Tally:
 
     def top_reasons(self, count: int = 3) -> str:
         """``caption_empty: 7, unsafe_id: 2``."""
-        return ", ".join(f"{reason}: {rows}" for reason, rows in _by_count(self.refusals())[:count])
+        return ", ".join(f"{reason}: {rows}" for reason, rows in by_count(self.refusals())[:count])
 
 
 REASONS = {
@@ -130,7 +130,7 @@ def card(tally: Tally, prep: PrepSettings) -> dict[str, Any]:
     counts = tally.counts()
     return {
         "rows": {name: counts[name] for name in ("read", "accepted", "refused", "left_out")},
-        "refused": dict(_by_count(tally.refusals())),
+        "refused": dict(by_count(tally.refusals())),
         "split": {
             "seed": prep.split_seed,
             "val_ratio": prep.val_ratio,
@@ -151,32 +151,32 @@ def card(tally: Tally, prep: PrepSettings) -> dict[str, Any]:
         },
         "facts": {"rows": tally.with_facts},
         "images": {
-            "came_as": dict(_by_count(tally.came_as)),
+            "came_as": dict(by_count(tally.came_as)),
             "kept_bytes": tally.kept_images,
-            "converted": dict(_by_count(tally.conversions)),
+            "converted": dict(by_count(tally.conversions)),
             "high_bit_depth": f"window {list(prep.image.window)}" if prep.image.window else "each image's own extremes",
             "max_pixels": prep.image.max_pixels,
             "resize_filter": prep.image.resize_filter,
             "green_box": tally.green_boxes,
-            "longer_side_pixels": _summary(tally.longer_sides, SIZE_EDGES),
-            "shorter_side_pixels": _summary(tally.shorter_sides, SIZE_EDGES),
+            "longer_side_pixels": summary(tally.longer_sides, SIZE_EDGES),
+            "shorter_side_pixels": summary(tally.shorter_sides, SIZE_EDGES),
         },
         "captions": {
             "says_nothing": tally.says_nothing,
             "repeated_wordings": repeated,
             "repeated_rows": repeated_rows,
-            "characters": _summary(tally.caption_characters),
-            "words": _summary(tally.caption_words, WORD_EDGES),
+            "characters": summary(tally.caption_characters),
+            "words": summary(tally.caption_words, WORD_EDGES),
         },
     }
 
 
-def _by_count(counter: Counter[Name]) -> list[tuple[Name, int]]:
+def by_count(counter: Counter[Name]) -> list[tuple[Name, int]]:
     """Most frequent first, ties by name: a counter's own order is that of first sight."""
     return sorted(((name, rows) for name, rows in counter.items() if rows), key=lambda item: (-item[1], item[0]))
 
 
-def _summary(values: Counter[int], edges: tuple[int, ...] = ()) -> dict[str, Any]:
+def summary(values: Counter[int], edges: tuple[int, ...] = ()) -> dict[str, Any]:
     """Exact quantiles from counts per value, and a histogram if there are ``edges``; empty when there is no value."""
     if not values:
         return {}

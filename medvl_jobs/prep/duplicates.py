@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from medvl_jobs.prep.split import val_tickets
 from medvl_jobs.settings.prep import DuplicateSettings, Policy
@@ -106,13 +105,14 @@ class _State:
 
     def unite(self, left: np.ndarray, right: np.ndarray) -> int:
         """Let the groups of each pair stay together; returns how many rows changed their side for it."""
-        links = np.ones(len(left), np.uint8)
-        size = len(self.cluster)
-        graph = coo_array((links, (self.cluster[left], self.cluster[right])), shape=(size, size))
-        _, component = connected_components(graph, directed=False)
-        smallest = np.full(size, size, self.cluster.dtype)
-        np.minimum.at(smallest, component, np.arange(size))
-        self.cluster = smallest[component][self.cluster]
+        left, right = self.cluster[left], self.cluster[right]
+        smallest = np.arange(len(self.cluster))
+        while (smallest[left] != smallest[right]).any():
+            least = np.minimum(smallest[left], smallest[right])
+            np.minimum.at(smallest, smallest[left], least)
+            np.minimum.at(smallest, smallest[right], least)
+            smallest = smallest[smallest]  # what follows a chain goes half of the way at once
+        self.cluster = smallest[self.cluster]
         before, self.is_val = self.is_val, self.sides()
         return int(np.count_nonzero((before != self.is_val) & (self.left_out == KEEP)))
 
@@ -128,7 +128,7 @@ def _exact(rows: Rows, state: _State, policy: Policy) -> Found:
         order = np.argsort(picture, kind="stable")
         same = np.flatnonzero(picture[order[1:]] == picture[order[:-1]])
         group = state.group[alive][order]
-        moved = state.unite(group[same], group[same + 1])
+        moved = state.unite(group[same], group[same + 1]) if len(same) else 0
     elif policy == "drop":
         leaked = alive[on_both & ~state.is_val[alive]]
         state.left_out[leaked], dropped = EXACT, len(leaked)
@@ -136,21 +136,47 @@ def _exact(rows: Rows, state: _State, policy: Policy) -> Found:
 
 
 def _near(rows: Rows, state: _State, policy: Policy, distance: int) -> Found:
-    alive = np.flatnonzero(state.left_out == KEEP)
-    _, picture = np.unique(rows.pixels[alive], return_inverse=True)
-    alive = alive[~_on_both(picture, state.is_val[alive])]  # those that the exact policy has let through
-    hashes, is_val = rows.phashes[alive], state.is_val[alive]
-    train, val = np.unique(hashes[~is_val]), np.unique(hashes[is_val])
-    like = np.zeros(len(train), bool)
-    for left, _ in near_pairs(train, val, distance):
-        like[left] = True
-    leaked = alive[~is_val][like[np.searchsorted(train, hashes[~is_val])]] if len(train) else alive[:0]
+    alive = _compared(rows, state.is_val, state.left_out)
+    leaked = near_leaks(rows, state.is_val, state.left_out, distance)
     moved = dropped = 0
     if policy == "move":
-        moved = _unite_near(state, alive, hashes, distance)
+        moved = _unite_near(state, alive, rows.phashes[alive], distance)
     elif policy == "drop":
         state.left_out[leaked], dropped = NEAR, len(leaked)
     return Found(len(leaked), len(leaked), moved, dropped)
+
+
+def near_leaks(rows: Rows, is_val: np.ndarray, left_out: np.ndarray, distance: int) -> np.ndarray:
+    """[L] places of the rows of train that are like a picture of val, be they still there or left out for it."""
+    alive = _compared(rows, is_val, left_out)
+    hashes, on_val = rows.phashes[alive], is_val[alive]
+    train, val = np.unique(hashes[~on_val]), np.unique(hashes[on_val])
+    like = np.zeros(len(train), bool)
+    for left, _ in near_pairs(train, val, distance):
+        like[left] = True
+    return alive[~on_val][like[np.searchsorted(train, hashes[~on_val])]] if len(train) else alive[:0]
+
+
+def _compared(rows: Rows, is_val: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Places of the rows whose pictures are looked at: not those that are equal across and that exact let through."""
+    alive = np.flatnonzero((left_out == KEEP) | (left_out == NEAR))
+    _, picture = np.unique(rows.pixels[alive], return_inverse=True)
+    return alive[~_on_both(picture, is_val[alive])]
+
+
+def nearest(phash: np.uint64, phashes: np.ndarray) -> tuple[int, int]:
+    """The place of the hash that is most like ``phash``, the first of several, and in how many bits it differs."""
+    bits = np.bitwise_count(phashes ^ phash)
+    place = int(bits.argmin())
+    return place, int(bits[place])
+
+
+def repeats(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[R] places whose value has come before, and [R] the places where it came first."""
+    _, first, number = np.unique(values, return_index=True, return_inverse=True)
+    origin = first[number]
+    again = np.flatnonzero(origin != np.arange(len(values)))
+    return again, origin[again]
 
 
 def _unite_near(state: _State, alive: np.ndarray, hashes: np.ndarray, distance: int) -> int:
@@ -171,7 +197,7 @@ def near_pairs(left: np.ndarray, right: np.ndarray, distance: int) -> Iterator[t
     in such a pair, so only hashes that share a band are compared (multi-index hashing, Norouzi et al., CVPR 2012).
     """
     edges = np.linspace(0, HASH_BITS, distance + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         mask = np.uint64((1 << int(high)) - (1 << int(low)))
         bands = right & mask
         order = np.argsort(bands, kind="stable")

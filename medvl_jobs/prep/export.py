@@ -18,39 +18,43 @@ from typing import Any
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import SettingsError
+from medvl_jobs.prep.captions import command_in
 from medvl_jobs.prep.split import SIDES, Side
+from medvl_jobs.settings.model import PromptSettings
 from medvl_jobs.storage.publish import Publication
 
 PLACEHOLDER = "<image>"
-_MEDIA_PLACEHOLDERS = (PLACEHOLDER, "<video>", "<audio>")
 
 
-def check_question(question: str) -> None:
-    """Refuse a question that LLaMA-Factory would take for more images than there are. Raises `SettingsError`."""
-    if any(placeholder in question for placeholder in _MEDIA_PLACEHOLDERS):
-        what = f"the question holds {', '.join(p for p in _MEDIA_PLACEHOLDERS if p in question)}"
-        remedy = "leave it out: each question is asked of one image, and the placeholder is put in front of it"
-        raise SettingsError(what, where=f"prompt.question={question}", remedy=remedy)
+def check_prompt(prompt: PromptSettings) -> None:
+    """Refuse a prompt that LLaMA-Factory would not take for text. Raises `SettingsError`."""
+    for name, text in prompt.model_dump().items():
+        if found := command_in(text or ""):
+            what = f"the {name} text holds {found[0]!r}, which is read as a command"
+            remedy = "leave it out: each question is asked of one image, and the placeholder is put in front of it"
+            raise SettingsError(what, where=f"prompt.{name}={text}", remedy=remedy)
 
 
-def conversation(caption: str, image: str, question: str) -> dict[str, Any]:
+def conversation(caption: str, image: str, prompt: PromptSettings) -> dict[str, Any]:
     """One row of ``mllm_…_data.json``; the image's path is relative to the file's folder."""
     return {
+        **({"system": prompt.system} if prompt.system else {}),
         "conversations": [
-            {"from": "user", "value": PLACEHOLDER + question},
+            {"from": "user", "value": PLACEHOLDER + prompt.question},
             {"from": "assistant", "value": caption},
         ],
         "images": [f"images/{image}"],
     }
 
 
-def dataset_info() -> dict[str, Any]:
+def dataset_info(prompt: PromptSettings) -> dict[str, Any]:
     """Both datasets, with the names of every column and tag."""
+    system = {"system": "system"} if prompt.system else {}
     return {
         _dataset(side): {
             "file_name": f"{_dataset(side)}.json",
             "formatting": "sharegpt",
-            "columns": {"messages": "conversations", "images": "images"},
+            "columns": {"messages": "conversations", "images": "images", **system},
             "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "user", "assistant_tag": "assistant"},
         }
         for side in SIDES
@@ -60,22 +64,22 @@ def dataset_info() -> dict[str, Any]:
 class Conversations:
     """The JSON files, written as rows come; they grow on disk."""
 
-    def __init__(self, scratch: Path, question: str) -> None:
-        """``question`` goes before every caption. Raises `SettingsError`."""
-        check_question(question)
-        self._question = question
+    def __init__(self, scratch: Path, prompt: PromptSettings) -> None:
+        """The ``prompt`` goes before every caption. Raises `SettingsError`."""
+        check_prompt(prompt)
+        self._prompt = prompt
         self._files = {side: _JsonArray(scratch / f"{_dataset(side)}.json") for side in SIDES}
 
     def add(self, caption: str, image: str, side: Side) -> None:
         """Append a conversation about ``image``, a path under ``images/``."""
-        self._files[side].append(conversation(caption, image, self._question))
+        self._files[side].append(conversation(caption, image, self._prompt))
 
     def publish(self, publication: Publication) -> None:
         """Store the files and their entries in ``dataset_info.json``."""
         for side, file in self._files.items():
             file.finish()
             publication.upload(file.path, f"{layout.EXPORT}/{_dataset(side)}.json", rows=file.rows)
-        info = json.dumps(dataset_info(), indent=2) + "\n"
+        info = json.dumps(dataset_info(self._prompt), indent=2) + "\n"
         publication.write_bytes(f"{layout.EXPORT}/dataset_info.json", info.encode())
 
 

@@ -111,16 +111,16 @@ class Ledgers:
         names = [part.name for part in self.parts]
         data = _fetched(names, lambda name: self.storage.read_bytes(layout.ledger(self.key, name)))
         for name, each in zip(names, data, strict=True):
-            yield name, pq.read_table(io.BytesIO(each), columns=columns)
+            yield name, pq.ParquetFile(io.BytesIO(each)).read(columns=columns)
 
     def rows(self) -> Rows:
         """What the split is decided by."""
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "groups", "tickets", "pixels", "phashes")}
         for _, table in self.tables(_DECIDING):
-            found["ids"].append(_digests(short_digest(text) for text in table["example_id"].to_pylist()))
-            found["groups"].append(_digests(short_digest(text) for text in table["group"].to_pylist()))
+            found["ids"].append(digests(short_digest(text) for text in table["example_id"].to_pylist()))
+            found["groups"].append(digests(short_digest(text) for text in table["group"].to_pylist()))
             found["tickets"].append(table["ticket"].to_numpy())
-            found["pixels"].append(_digests(digest[:16] for digest in table["pixels"].to_pylist()))
+            found["pixels"].append(digests(digest[:16] for digest in table["pixels"].to_pylist()))
             found["phashes"].append(table["phash"].to_numpy())
         return Rows(**{name: np.concatenate(arrays) for name, arrays in found.items()})
 
@@ -133,7 +133,7 @@ class Outputs:
         self._left_out = TableFile(scratch / layout.LEFT_OUT, records.LEFT_OUT)
         self._conversations = None
         if settings.prep.llamafactory_export:
-            self._conversations = Conversations(scratch, settings.prompt.question)
+            self._conversations = Conversations(scratch, settings.prompt)
 
     def add(self, part: str, ledger: pa.Table, is_val: np.ndarray, left_out: np.ndarray) -> None:
         """Sort the rows of one part onto the sides."""
@@ -166,7 +166,7 @@ def _places(part: str, ledger: pa.Table, mask: np.ndarray) -> pa.Table:
     return pa.table([ledger["example_id"].take(rows), names, pa.array(rows, pa.int32())], ["example_id", "part", "row"])
 
 
-def _digests(values: Iterable[bytes]) -> np.ndarray:
+def digests(values: Iterable[bytes]) -> np.ndarray:
     """[N] values of 16 bytes that numpy can sort, but for those it would take for text: trailing zeros are kept."""
     return np.frombuffer(b"".join(values), dtype="V16").view(np.dtype([("high", "u8"), ("low", "u8")]))
 

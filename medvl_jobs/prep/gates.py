@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from medvl_jobs.errors import DataError
+from medvl_jobs.prep.captions import UNKNOWN_LANGUAGE
 from medvl_jobs.prep.split import SIDES
 from medvl_jobs.settings.prep import PrepSettings
 
@@ -33,43 +35,67 @@ class Gate:
         return self.limit is not None and self.share > self.limit
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why the dataset should not be trained on, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
 def gates(card: dict[str, Any], prep: PrepSettings) -> list[Gate]:
     """All gates that the card has the figures for, passed or failed."""
     read, accepted = card["rows"]["read"], card["rows"]["accepted"]
     captions, limits = card["captions"], prep.gates
-    boxes, exact = card["images"]["green_box"], card["duplicates"]["exact"]["rows"]
+    boxes, exact, nothing = card["images"]["green_box"], card["duplicates"]["exact"]["rows"], captions["says_nothing"]
     found = [
         Gate("refused", "rows cannot be used", card["rows"]["refused"], read, limits.refused),
         Gate("green_box", "images have a green box drawn on them", boxes, accepted, limits.green_box),
         Gate("duplicate", "images have come before, pixel by pixel", exact, accepted, limits.duplicate),
-        Gate("boilerplate", "captions say nothing of their image", captions["says_nothing"], accepted, limits.boilerplate),
+        Gate("boilerplate", "captions say nothing of their image", nothing, accepted, limits.boilerplate),
     ]
     if "languages" in captions:
-        asked = captions["languages"]["rows"]
-        others = asked - captions["languages"]["found"].get(prep.language, 0)
+        languages = captions["languages"]["found"]
+        told = captions["languages"]["rows"] - languages.get(UNKNOWN_LANGUAGE, 0)
         what = f"captions are not in the language '{prep.language}'"
-        found.append(Gate("other_language", what, others, asked, limits.other_language))
+        others = told - languages.get(prep.language, 0)
+        found.append(Gate("other_language", what, others, told, limits.other_language))
     return found
 
 
-def require_usable(card: dict[str, Any], prep: PrepSettings, where: str) -> None:
-    """Raises `DataError` when the dataset should not be trained on. ``where``: address of the card's folder."""
+def faults(card: dict[str, Any], prep: PrepSettings, prepared: str) -> Iterator[Fault]:
+    """What speaks against the dataset. ``prepared``: address of the folder of its parts."""
     if not card["rows"]["read"]:
-        raise DataError("the source has no rows", where=prep.source, remedy="point prep.source to other files")
-    for gate in gates(card, prep):
-        if gate.fails:
-            why = f": {_reasons(card)}" if gate.name == "refused" else ""
-            remedy = f"correct the source, or raise prep.gates.{gate.name} above its {gate.limit}"
-            if gate.name == "refused":
-                remedy = f"read {where}/parts/*/quarantine.parquet (reason, detail and the original row): {remedy}"
-            what = f"{gate.rows} of {gate.of} {gate.what} ({gate.share:.1%}){why}"
-            raise DataError(what, where=f"{where}/card.json", remedy=remedy)
+        yield Fault(f"the source has no rows: {prep.source}", "point prep.source to other files")
+        return
+    if failed := [gate for gate in gates(card, prep) if gate.fails]:
+        yield _gates_fault(failed, card, prepared)
+        return  # without those rows the sides are others
     for side in SIDES:
         if not card["split"][side]["rows"]:
             groups = sum(card["split"][each]["groups"] for each in SIDES)
             what = f"the {side} split is empty: {groups} groups at prep.val_ratio={prep.val_ratio}"
             remedy = "bring more groups (see prep.columns.group), or set another prep.val_ratio or prep.split_seed"
-            raise DataError(what, where=f"{where}/card.json", remedy=remedy)
+            yield Fault(what, remedy)
+
+
+def require_usable(card: dict[str, Any], prep: PrepSettings, *, where: str, prepared: str) -> None:
+    """Raises `DataError` when the dataset should not be trained on. ``where`` somebody can read why; see `faults`."""
+    found = list(faults(card, prep, prepared))
+    if found:
+        raise DataError("; ".join(fault.what for fault in found), where=where, remedy=found[0].remedy)
+
+
+def _gates_fault(failed: Sequence[Gate], card: dict[str, Any], prepared: str) -> Fault:
+    found = []
+    for gate in failed:
+        why = f": {_reasons(card)}" if gate.name == "refused" else ""
+        found.append(f"{gate.rows} of {gate.of} {gate.what} ({gate.share:.1%}){why}")
+    limits = " and ".join(f"prep.gates.{gate.name} above its {gate.limit}" for gate in failed)
+    remedy = f"correct the source, or raise {limits}"
+    if any(gate.name == "refused" for gate in failed):
+        remedy = f"read {prepared}/parts/*/quarantine.parquet (reason, detail and the original row): {remedy}"
+    return Fault("; ".join(found), remedy)
 
 
 def _reasons(card: dict[str, Any], count: int = 3) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.errors import SettingsError
-from medvl_jobs.prep.archives import CaptionIndex
-from medvl_jobs.prep.export import check_question
+from medvl_jobs.page.words import quantity
+from medvl_jobs.prep.caption_index import CaptionIndex
+from medvl_jobs.prep.export import check_prompt
 from medvl_jobs.prep.finalize import FinishedPart, Ledgers, Outputs, decide, finished_parts, part_names
 from medvl_jobs.prep.folder import ImageFolder
 from medvl_jobs.prep.gates import require_usable
@@ -56,7 +57,7 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest | None:
         card = decide(Ledgers(parts, storage, key), settings, outputs).card
         outputs.publish(publication, card)
     tell(card)
-    require_usable(card, settings.prep, publication.uri)
+    require_usable(card, settings.prep, where=f"{publication.uri}/{layout.CARD}", prepared=publication.uri)
     environment = read_environment()
     return publication.finish(
         Provenance(
@@ -77,9 +78,9 @@ def read(
 ) -> tuple[Source, tuple[FinishedPart, ...] | None]:
     """Make this pod's share of the parts; then all parts, or none when other pods still have some to make."""
     prep = settings.prep
-    Grouping.from_setting(prep.group_pattern)  # this and the question are refused before hours of work
+    Grouping.from_setting(prep.group_pattern)  # this and the prompt are refused before hours of work
     if prep.llamafactory_export:
-        check_question(settings.prompt.question)
+        check_prompt(settings.prompt)
     index = read_environment().completion_index
     if index >= prep.indexes:
         what = f"JOB_COMPLETION_INDEX is {index}, but prep.indexes is {prep.indexes}"
@@ -98,7 +99,7 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
 
     As many files are looked at together as there are processes; the next ones are fetched when these are done.
     """
-    prep = settings.prep
+    prep, environment = settings.prep, read_environment()
     done = set(part_names(storage, key))
     beside = _beside(source, prep, scratch)
     count = prep.workers or processors()
@@ -111,7 +112,7 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
                 left = [rest for piece in pieces if (rest := _rest(piece, done, storage, key))]
                 name = source.shards.keys[shard]
                 log.info("reading %s: %d of %d pieces to make", source.shards.uri(name), len(left), len(pieces))
-                tasks += [partial(make_parts, piece, beside, settings, key, scratch) for piece in left]
+                tasks += [partial(make_parts, piece, beside, settings, key, scratch, environment) for piece in left]
             run_all(tasks)
             for fetched in scratch.glob("source-*"):
                 fetched.unlink()
@@ -169,27 +170,31 @@ def counts(card: dict[str, Any]) -> dict[str, int]:
 def tell(card: dict[str, Any]) -> None:
     """The last lines of the log; what a person should know before believing the split comes as a warning."""
     log.info("%s", ", ".join(f"{name} {count:,}" for name, count in counts(card).items()))
-    for warning in _warnings(card):
+    if card["rows"]["refused"]:
+        reasons = ", ".join(f"{reason}: {rows}" for reason, rows in card["refused"].items())
+        log.warning("refused %s: %s", quantity(card["rows"]["refused"], "row"), reasons)
+    for warning in warnings(card):
         log.warning("%s", warning)
 
 
-def _warnings(card: dict[str, Any]) -> Iterator[str]:
-    if card["rows"]["refused"]:
-        reasons = ", ".join(f"{reason}: {rows}" for reason, rows in card["refused"].items())
-        yield f"refused {card['rows']['refused']:,} rows: {reasons}"
+def warnings(card: dict[str, Any]) -> Iterator[str]:
+    """What a person should know before believing the split."""
     if lonely := card["group_source"]["rows"]["id"]:
         reason = "prep.group_pattern misses their ids" if card["group_source"]["pattern"] else "they name no group"
         advice = "slices of one patient can land on both sides; set prep.columns.group or prep.group_pattern"
         yield f"{lonely:,} rows are a group of their own ({reason}): {advice}"
     for kind, found in card["duplicates"].items():
         if found["across"]:
-            done = {"move": f"{found['moved']:,} rows moved", "drop": f"{found['dropped']:,} rows of train left out"}
+            moved, dropped = quantity(found["moved"], "row"), quantity(found["dropped"], "row")
+            done = {"move": f"{moved} moved", "drop": f"{dropped} of train left out"}
             what = done.get(found["policy"], f"they stay, since prep.duplicates.{kind} is keep")
-            yield f"{found['across']:,} {kind} duplicates across the split: {what}"
+            yield f"{quantity(found['across'], f'{kind} duplicate')} across the split: {what}"
 
 
 def inputs(source: Source, parts: tuple[FinishedPart, ...], key: str) -> tuple[InputRef, ...]:
     """The source's files, and the parts that were made of them."""
     files = [source.shards, source.captions] if source.captions else [source.shards]
-    read = [InputRef(uri=each.uri(name), fingerprint=mark) for each in files for name, mark in each.fingerprints.items()]
+    read = [
+        InputRef(uri=each.uri(name), fingerprint=mark) for each in files for name, mark in each.fingerprints.items()
+    ]
     return (*read, *(part.manifest.as_input(layout.prepared_part(key, part.name)) for part in parts))

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from medvl_jobs.contracts.facts import POSITIONS, Facts
+from medvl_jobs.prep.captions import command_in
 from medvl_jobs.prep.images import checked_image
 from medvl_jobs.prep.rows import Example, RawRow, Reason, Refusal, RefusedError, short_digest
 from medvl_jobs.prep.split import Grouping
@@ -25,12 +26,6 @@ MAX_ID_BYTES = 200
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NEWLINES = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
-_UNSAFE_IN_CAPTION = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>"  # <|im_end|>, <|image_pad|>: the tokenizer would read the caption as a change of speaker
-    r"|</?(?:think|tool_call|tool_response)>"
-    r"|<(?:image|video|audio)>"  # LLaMA-Factory counts these, and stops when there are more than files
-    r"|[\x00-\x08\x0e-\x1f\x7f-\x9f]"
-)
 _FACTS = TypeAdapter(Facts)
 _SHOWN_CHARS = 80
 
@@ -103,7 +98,7 @@ def checked_caption(value: object, max_chars: int) -> str:
     if len(text) > max_chars:
         detail = f"{len(text)} characters, more than prep.max_caption_chars={max_chars}"
         raise RefusedError(Reason.CAPTION_TOO_LONG, detail)
-    if found := _UNSAFE_IN_CAPTION.search(text):
+    if found := command_in(text):
         detail = f"the caption holds {_shown(found[0])} at character {found.start()}, which a model reads as a command"
         raise RefusedError(Reason.UNSAFE_CAPTION, detail)
     return text

@@ -91,6 +91,7 @@ def _raw_row(name: str, row: int, cells: dict[str, Any]) -> RawRow:
 
 @contextmanager
 def open_parquet(path: Path, name: str) -> Iterator[pq.ParquetFile]:
+    """The file ``path``, called ``name`` in errors. Raises `DataError` when it is not whole."""
     # Both options leave pages on disk until their turn comes; pre_buffer, on by default, keeps all of them in memory.
     with _parquet_errors(path, name), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         yield file

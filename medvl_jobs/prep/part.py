@@ -21,7 +21,7 @@ from medvl_jobs.prep.rows import RawRow, Refusal
 from medvl_jobs.prep.shards import Beside, Piece, read_parts
 from medvl_jobs.prep.split import Grouping
 from medvl_jobs.prep.write import RowsFile, ledger_row, prepared_row, quarantine_row
-from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.environment import Environment
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
@@ -36,7 +36,9 @@ ENDS_SHARD = "ends_shard"
 """1 in the counts of the last part of a file: how a reader knows that no part is missing."""
 
 
-def make_parts(piece: Piece, beside: Beside, settings: RunSettings, key: str, scratch: Path) -> None:
+def make_parts(
+    piece: Piece, beside: Beside, settings: RunSettings, key: str, scratch: Path, environment: Environment
+) -> None:
     """Read, judge and store the rows of a piece; its files pass through ``scratch``.
 
     Raises `DataError` and what the store raises.
@@ -49,12 +51,12 @@ def make_parts(piece: Piece, beside: Beside, settings: RunSettings, key: str, sc
         made: _Part | None = None
         for number, rows in read_parts(piece, settings.prep, beside):
             if made:
-                made.finish(ends_shard=False)
+                made.finish(environment, ends_shard=False)
             name = layout.part_name(piece.shard, number)
             made = _Part.begin(name, piece.name, key, storage, settings)
             made.write(rows, settings.prep, Path(folder))
         if made:
-            made.finish(ends_shard=piece.ends_shard)
+            made.finish(environment, ends_shard=piece.ends_shard)
 
 
 @dataclass
@@ -98,9 +100,8 @@ class _Part:
         read = examples.rows + quarantine.rows
         self.counts = {"read": read, "accepted": examples.rows, **dict(sorted(reasons.items()))}
 
-    def finish(self, *, ends_shard: bool) -> None:
+    def finish(self, environment: Environment, *, ends_shard: bool) -> None:
         """Write the manifests, the part's own last: it stands for the exported images as well."""
-        environment = read_environment()
         provenance = Provenance(
             stage=STAGE,
             key=self.key,

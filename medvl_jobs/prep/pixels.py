@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 
-import imagehash
+import cv2
 import numpy as np
 from PIL import Image
 
 from medvl_jobs.prep.rows import Pixels
 
-_SMALL_SIDE = 64
-"""An image is averaged down to this many pixels, at least, before it is hashed: what is left of it after that is all
-that the hash looks at, and averaging costs a third of the resampling that it saves."""
+_HASH_SIDE = 32
+"""The perceptual hash looks at 32 x 32 pixels."""
+
+cv2.setNumThreads(1)  # prep has a process for each processor
+
+_CHUNK = 3 << 16
+_FIRST_TWO_OF_THREE = np.tile(np.array([255, 255, 0], np.uint8), _CHUNK // 3)
+"""Chooses, of the differences between neighbouring bytes, those within a pixel."""
 
 GREEN_EXCESS = 80
 """Levels by which green is above red and blue, of 255. A pen of pure green (0, 255, 0) that is one pixel wide keeps 80
@@ -26,20 +31,41 @@ _ROW_STEP = 4
 
 
 def measure(pixels: np.ndarray) -> Pixels:
-    """``pixels``: [H, W] or [H, W, 3], 8 bit."""
+    """``pixels``: [H, W] or [H, W, 3], 8 bit. Colour that is gray everywhere counts as gray, as most scans have it."""
     pixels = np.ascontiguousarray(pixels)
+    if pixels.ndim == 3 and is_gray(pixels):
+        pixels = np.ascontiguousarray(pixels[..., 0])
     color = pixels.ndim == 3
     digest = hashlib.sha256(f"{'RGB' if color else 'L'} {pixels.shape[1]}x{pixels.shape[0]}\n".encode())
     digest.update(pixels.data)
     return Pixels(digest.digest(), perceptual_hash(pixels), color and has_green_box(pixels))
 
 
+def is_gray(pixels_HWC: np.ndarray) -> bool:
+    """Whether red, green and blue are equal everywhere. Three times as fast as comparing the three channels."""
+    values = pixels_HWC.reshape(-1)
+    for start in range(0, len(values), _CHUNK):
+        piece = values[start : start + _CHUNK]
+        differences = piece[1:] ^ piece[:-1]
+        differences &= _FIRST_TWO_OF_THREE[: len(differences)]
+        if differences.any():
+            return False
+    return True
+
+
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """The 64 bits of `imagehash.phash` of an image [H, W] or [H, W, 3], row by row, the first as the highest."""
-    image = Image.fromarray(pixels).convert("L")
-    factor = min(image.size) // _SMALL_SIDE
-    small = image.reduce(factor) if factor > 1 else image
-    return int.from_bytes(np.packbits(imagehash.phash(small).hash).tobytes(), "big")
+    """The 64 bits of OpenCV's ``pHash`` of an image [H, W] or [H, W, 3], as a number.
+
+    http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html: which of the lowest frequencies of the
+    image, made small and gray, are above their mean.
+
+    Trap: left to itself OpenCV makes it small by looking at one pixel in a hundred, and then noise decides. Pillow
+    takes each pixel in; of the ways to do so, this is the fastest that finds a scaled copy (decision 0008).
+    """
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
+    side = (_HASH_SIDE, _HASH_SIDE)
+    small = Image.fromarray(gray).resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return int.from_bytes(cv2.img_hash.pHash(np.asarray(small)).tobytes(), "big")
 
 
 def has_green_box(pixels_HWC: np.ndarray) -> bool:

@@ -75,8 +75,7 @@ class Pixels:
     sha256: bytes
     """Of mode, size and pixels: equal for the same picture in two files, whatever their compression."""
     phash: int
-    """Perceptual hash of 64 bits: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html, as
-    `imagehash.phash` computes it. Half of its bits are set, so two of them differ in an even number of bits."""
+    """Perceptual hash of 64 bits: close for pictures that look alike."""
     green_box: bool
     """Whether somebody has drawn a box in saturated green, see `pixels.has_green_box`."""
 

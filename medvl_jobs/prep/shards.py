@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from medvl_jobs.prep.archives import CaptionIndex, is_archive, read_archive
+from medvl_jobs.prep.archives import is_archive, read_archive
+from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.folder import ImageFolder, resolve
 from medvl_jobs.prep.jsonl import line_offsets, read_jsonl
 from medvl_jobs.prep.parquet import RowRange, read_parquet, row_ranges

@@ -126,7 +126,9 @@ def _find(setting: str, uri: str, storage: StorageSettings, endings: tuple[str, 
         return FileSet(beside, (name,))
     folder = open_folder(uri, setting, storage)
     found = list(folder.list_keys(""))
-    keys = tuple(key for key in found if not _is_hidden(key) and (key.endswith(endings) if endings else is_archive(key)))
+    keys = tuple(
+        key for key in found if not _is_hidden(key) and (key.endswith(endings) if endings else is_archive(key))
+    )
     if not keys:
         wanted = " or ".join(f"*{ending}" for ending in endings) or "archive"
         what = f"no {wanted} among its {len(found)} files" if found else "the source does not exist, or is empty"

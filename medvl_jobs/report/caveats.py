@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report.inputs import Evidence
 from medvl_jobs.report.shape import Caveat, Slice, VariantSummary
-from medvl_jobs.report.words import number, quantity
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings
 

@@ -1,21 +1,17 @@
-"""Figures as SVG text, drawn by hand: sharp at every size, and coloured by the page (``theme.css``), light or dark.
-
-All lengths are in SVG user units. A figure is `WIDTH` units wide and stands in a column of 330 to 520 CSS pixels, so
-its 13-unit letters stay between 9 and 15 pixels.
-"""
+"""The report's figures as SVG text, drawn by hand; see `page.svg`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
-from importlib import resources
 
+from medvl_jobs.page import svg
+from medvl_jobs.page.look import theme
+from medvl_jobs.page.words import number
 from medvl_jobs.report.shape import Estimate, Headline, Report, Slice, Training
-from medvl_jobs.report.words import interval, number
+from medvl_jobs.report.words import interval
 from medvl_jobs.settings.eval import Variant
-
-WIDTH = 460
 
 _BAR_LEFT, _BAR_RIGHT = 72, 316
 _BAR_THICKNESS, _BAR_STEP, _HEADING_STEP = 14, 27, 26
@@ -35,15 +31,10 @@ def draw(report: Report) -> dict[str, str]:
     return figures
 
 
-def standalone(svg: str) -> str:
+def standalone(drawn: str) -> str:
     """The figure as a file of its own: with the colours inside, and a background."""
     style = f"<style>{theme()} svg {{ background: var(--paper); }}</style>"
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + svg.replace("</title>", f"</title>{style}", 1) + "\n"
-
-
-def theme() -> str:
-    """The style sheet that page and figures share."""
-    return (resources.files(__package__) / "theme.css").read_text(encoding="utf-8")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + drawn.replace("</title>", f"</title>{style}", 1) + "\n"
 
 
 def variant_bars(headline: Headline) -> str:
@@ -64,20 +55,20 @@ def _bars(groups: Sequence[tuple[str, dict[str, Estimate]]], title: str) -> str:
     y = 4.0
     for heading, estimates in groups:
         if heading:
-            parts.append(_text(0, y + 12, heading, "heading"))
+            parts.append(svg.text(0, y + 12, heading, "heading"))
             y += _HEADING_STEP
         bottom = y + _BAR_STEP * len(estimates)
         parts += _grid(y - 2, bottom)
         for row, (variant, estimate) in enumerate(estimates.items()):
             parts += _bar(y + 4 + row * _BAR_STEP, variant, estimate)
         y = bottom + (10 if heading else 0)
-    ticks = [_text(_percent_x(percent), bottom + 17, f"{percent}", "tick", anchor="middle") for percent in _PERCENTS]
-    return _svg(bottom + 24, title, [*parts, *ticks])
+    ticks = [svg.text(_percent_x(percent), bottom + 17, f"{percent}", "tick", anchor="middle") for percent in _PERCENTS]
+    return svg.figure(bottom + 24, title, [*parts, *ticks])
 
 
 def _grid(top: float, bottom: float) -> Iterator[str]:
     for percent in _PERCENTS:
-        yield _line(_percent_x(percent), top, _percent_x(percent), bottom, "grid" if percent else "axis")
+        yield svg.line(_percent_x(percent), top, _percent_x(percent), bottom, "grid" if percent else "axis")
 
 
 def _percent_x(percent: float) -> float:
@@ -87,7 +78,7 @@ def _percent_x(percent: float) -> float:
 def _bar(y: float, variant: str, estimate: Estimate) -> Iterator[str]:
     middle = y + _BAR_THICKNESS / 2
     end = _percent_x(estimate["value"])
-    yield _text(_BAR_LEFT - 8, middle + 4.5, _SHORT_LABELS.get(Variant(variant), variant), anchor="end")
+    yield svg.text(_BAR_LEFT - 8, middle + 4.5, _SHORT_LABELS.get(Variant(variant), variant), anchor="end")
     size = f'width="{end - _BAR_LEFT:.1f}" height="{_BAR_THICKNESS}"'
     yield f'<rect class="bar {escape(variant)}" x="{_BAR_LEFT}" y="{y:g}" {size}/>'
     if estimate["low"] is not None and estimate["high"] is not None:
@@ -95,15 +86,15 @@ def _bar(y: float, variant: str, estimate: Estimate) -> Iterator[str]:
         ends = "".join(f"M{x:.1f} {middle - 4:g}v8" for x in (low, high))
         yield f'<path class="whisker" d="M{low:.1f} {middle:g}H{high:.1f}{ends}"/>'
     # Values stand in a column of their own: beside the bars they would run into the whiskers.
-    yield _text(_BAR_RIGHT + 44, middle + 4.5, number(estimate["value"]), anchor="end")
-    yield _text(_BAR_RIGHT + 52, middle + 4.5, interval(estimate).replace(" to ", "–"), "interval")
+    yield svg.text(_BAR_RIGHT + 44, middle + 4.5, number(estimate["value"]), anchor="end")
+    yield svg.text(_BAR_RIGHT + 52, middle + 4.5, interval(estimate).replace(" to ", "–"), "interval")
 
 
 def loss_curve(training: Training) -> str:
     """Loss per log step, raw and smoothed, over optimiser steps."""
     steps, losses = training["steps"], training["loss"]
     last, top = max(steps), max(losses)
-    y_ticks, x_ticks = _ticks(top), [tick for tick in _ticks(last) if tick <= last]
+    y_ticks, x_ticks = svg.ticks(top), [tick for tick in svg.ticks(last) if tick <= last]
     digits = max(0, -math.floor(math.log10(y_ticks[1] + 1e-12)))
 
     def x(step: float) -> float:
@@ -117,35 +108,11 @@ def loss_curve(training: Training) -> str:
 
     parts = [f'<path class="raw" d="{path(losses)}"/>', f'<path class="smooth" d="{path(training["smoothed"])}"/>']
     for tick in y_ticks:
-        parts.insert(0, _line(_PLOT_LEFT, y(tick), _PLOT_RIGHT, y(tick), "axis" if tick == 0 else "grid"))
-        parts.append(_text(_PLOT_LEFT - 8, y(tick) + 4, f"{tick:.{digits}f}", "tick", anchor="end"))
-    parts += [_text(x(tick), _PLOT_BOTTOM + 18, f"{tick:,g}", "tick", anchor="middle") for tick in x_ticks]
+        parts.insert(0, svg.line(_PLOT_LEFT, y(tick), _PLOT_RIGHT, y(tick), "axis" if tick == 0 else "grid"))
+        parts.append(svg.text(_PLOT_LEFT - 8, y(tick) + 4, f"{tick:.{digits}f}", "tick", anchor="end"))
+    parts += [svg.text(x(tick), _PLOT_BOTTOM + 18, f"{tick:,g}", "tick", anchor="middle") for tick in x_ticks]
     center = (_PLOT_LEFT + _PLOT_RIGHT) / 2
-    parts.append(_text(center, _PLOT_BOTTOM + 36, "optimiser step", "axis-title", anchor="middle"))
+    parts.append(svg.text(center, _PLOT_BOTTOM + 36, "optimiser step", "axis-title", anchor="middle"))
     ends = f"{losses[0]:.3f} at first, {losses[-1]:.3f} at last"
     title = f"Training loss in nats per answer token over {last:,} optimiser steps: {ends}"
-    return _svg(_PLOT_BOTTOM + 44, title, parts)
-
-
-def _ticks(top: float, wanted: int = 5) -> list[float]:
-    """Round numbers from 0 to at least ``top`` in steps of 1, 2 or 5 times a power of ten, about ``wanted`` steps."""
-    if top <= 0:
-        return [0.0, 1.0]
-    power = 10.0 ** math.floor(math.log10(top / wanted))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * wanted >= top * 0.999)
-    return [round(number * step, 10) for number in range(math.ceil(top / step - 1e-9) + 1)]
-
-
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg class="figure" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
-    )
-
-
-def _text(x: float, y: float, text: str, kind: str = "label", *, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.4g}" y="{y:.4g}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.4g}" y1="{y1:.4g}" x2="{x2:.4g}" y2="{y2:.4g}"/>'
+    return svg.figure(_PLOT_BOTTOM + 44, title, parts)

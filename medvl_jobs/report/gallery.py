@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import TypeVar
@@ -13,15 +11,13 @@ from PIL import Image
 
 from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.errors import DataError
+from medvl_jobs.page import pictures
+from medvl_jobs.page.pictures import THUMBNAIL_BUDGET_BYTES
 from medvl_jobs.report.inputs import Answers, Evidence, Example
 from medvl_jobs.report.shape import Answer, GalleryItem
 from medvl_jobs.settings.eval import ReportSettings, Variant
 
 SHOWN = (Variant.BASE, Variant.TUNED)
-WEBP_QUALITY = 82
-"""Of 100; grey anatomy shows no blocks from about 75 on."""
-THUMBNAIL_BUDGET_BYTES = 2_000_000
-"""All thumbnails together, encoded in base64: the page stays under 3 MB whatever the settings ask for."""
 
 T = TypeVar("T")
 
@@ -108,13 +104,7 @@ def thumbnails(images: Mapping[str, bytes], example_ids: Sequence[str], pixels: 
 def thumbnail(encoded: bytes, pixels: int, *, where: str = "") -> str:
     """The image as WebP, its longer side at most ``pixels``, as a ``data:`` address. Raises `DataError`."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            small = image if image.mode in ("L", "RGB") else image.convert("RGB")
-            small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            # Without exif and colour profile: a patient's name has been found in such places.
-            small.save(buffer, "WEBP", quality=WEBP_QUALITY, method=6, exif=b"", icc_profile=b"")
+        return pictures.thumbnail(encoded, pixels)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         remedy = "delete the manifest of the prepared dataset and run `medvl prep` again"
         raise DataError(f"a validation image cannot be decoded: {error}", where=where, remedy=remedy) from error
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report.page import RUNTIME_KEYS, decimals, judgement
 from medvl_jobs.report.shape import MetricRow, Report, Slice
-from medvl_jobs.report.words import duration, interval, memory, number, quantity, signed
+from medvl_jobs.report.words import duration, interval, memory, signed
 
 _SHORT = {"base": "base", "tuned": "tuned", "tuned-shuffled": "shuffled"}
 

@@ -1,22 +1,18 @@
-"""``index.html``: one file that needs no network, no script and no font but the reader's own.
-
-Everything that came from data or models passes Jinja's escaping; what is marked safe was made here (figures, styles).
-The page forbids itself scripts and addresses by a content security policy, should something ever slip through.
-"""
+"""The report's ``index.html``; see `page.look` for what it looks like and what keeps it harmless."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from pathlib import PurePath
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from medvl_jobs.page.look import environment, style
+from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report import words
-from medvl_jobs.report.figures import theme
 from medvl_jobs.report.metrics import VARIANT_LABELS, describe
 from medvl_jobs.report.shape import Difference, MetricRow, Report
 
@@ -39,7 +35,7 @@ def render(report: Report, figures: Mapping[str, str], thumbnails: Mapping[str, 
         report=report,
         figures={name: Markup(svg) for name, svg in figures.items()},  # drawn and escaped by figures.py
         thumbnails=thumbnails,
-        style=Markup(theme() + _style()),  # the package's own files
+        style=style(),
         settings_text=json.dumps(settings, indent=2, ensure_ascii=False),
         model_name=PurePath(settings["model"]["path"]).name,
     )
@@ -47,25 +43,16 @@ def render(report: Report, figures: Mapping[str, str], thumbnails: Mapping[str, 
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(__package__, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        name: getattr(words, name)
-        for name in ("number", "signed", "interval", "quantity", "duration", "memory", "probability")
-    }
-    environment.filters |= {"decimals": decimals, "judgement": judgement}
-    environment.globals |= {
+    made = environment(__package__)
+    made.filters |= {name: getattr(words, name) for name in ("signed", "interval", "duration", "memory", "probability")}
+    made.filters |= {"number": number, "quantity": quantity, "decimals": decimals, "judgement": judgement}
+    made.globals |= {
         "describe": describe,
         "variant_labels": {variant.value: label for variant, label in VARIANT_LABELS.items()},
         "runtime_keys": RUNTIME_KEYS,
         "long_text": LONG_TEXT,
     }
-    return environment
+    return made
 
 
 def decimals(row: MetricRow) -> int:
@@ -79,7 +66,3 @@ def judgement(difference: Difference, higher_is_better: bool) -> str:
     if low is None or high is None or low <= 0 <= high:
         return "open"
     return "better" if (low > 0) == higher_is_better else "worse"
-
-
-def _style() -> str:
-    return (resources.files(__package__) / "page.css").read_text(encoding="utf-8")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report.metrics import describe
 from medvl_jobs.report.shape import Difference, Headline, Learned, Looks, Slice, Verdict
-from medvl_jobs.report.words import interval, number, quantity
+from medvl_jobs.report.words import interval
 from medvl_jobs.settings.eval import Variant
 
 

@@ -1,16 +1,11 @@
-"""Numbers as a reader wants them; the page and the Markdown say them the same way."""
+"""What the report says of numbers besides `page.words`; the page and the Markdown say it the same way."""
 
 from __future__ import annotations
 
+from medvl_jobs.page.words import number
 from medvl_jobs.report.shape import Difference, Estimate
 
-MINUS = "\N{MINUS SIGN}"
 _MINUTE, _HOUR = 60, 3600
-
-
-def number(value: float, decimals: int = 1) -> str:
-    """``83.1``, with a real minus sign, and never ``-0.0``."""
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", MINUS)
 
 
 def signed(value: float, decimals: int = 1) -> str:
@@ -23,11 +18,6 @@ def interval(estimate: Estimate | Difference, decimals: int = 1) -> str:
     """``71.2 to 80.0``; empty when the interval is unknown."""
     low, high = estimate["low"], estimate["high"]
     return "" if low is None or high is None else f"{number(low, decimals)} to {number(high, decimals)}"
-
-
-def quantity(many: int, noun: str) -> str:
-    """``1 group``, ``3,232 images``; ``noun`` is singular and takes an s."""
-    return f"{many:,} {noun}" + ("" if many == 1 else "s")
 
 
 def duration(seconds: float) -> str:

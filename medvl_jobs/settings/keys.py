@@ -13,7 +13,7 @@ from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings
 
-STAGE_VERSIONS = {"prep": 1, "train": 1, "eval": 1, "report": 1}
+STAGE_VERSIONS = {"prep": 2, "train": 1, "eval": 1, "report": 1}
 """Raised by hand when a stage's code makes other output from the same settings; old results are then not reused."""
 
 
@@ -32,7 +32,7 @@ def stage_keys(run: RunSettings) -> StageKeys:
     """All keys of a pinned run. Raises ``ValueError`` when the run is not pinned."""
     if run.prep.source_fingerprint is None or run.model.fingerprint is None:
         raise ValueError("the run is not pinned: call pipeline.pin.pin(settings) first")
-    prep = _key("prep", run.prep.semantic(), run.prompt.question if run.prep.llamafactory_export else None)
+    prep = _key("prep", run.prep.semantic(), run.prompt.semantic() if run.prep.llamafactory_export else None)
     looking = [prep, run.model.semantic(), run.prompt.semantic()]
     adapter = run.eval.adapter_fingerprint or _key("train", run.train.semantic(), *looking)
     evaluation = {

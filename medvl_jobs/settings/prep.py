@@ -59,7 +59,7 @@ class DuplicateSettings(Section):
     near: Policy = "drop"
     """Perceptual hashes that differ in at most `near_distance` bits."""
     near_distance: Annotated[int, Field(ge=0, le=8)] = 2
-    """Of 64 bits."""
+    """Of 64 bits. Copies that were compressed or scaled differ in 0 to 2, see decision 0008."""
 
 
 class GateSettings(Section):

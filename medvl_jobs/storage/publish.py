@@ -10,6 +10,7 @@ import hashlib
 import resource
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -137,13 +138,15 @@ def require_manifest(storage: Storage, prefix: str, stage: str) -> Manifest:
 
 def library_versions() -> dict[str, str]:
     """Versions of those `LIBRARIES` that are installed; none of them is imported for it."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {name: found for name in LIBRARIES if (found := _version(name))}
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def peak_memory_bytes() -> int:

@@ -128,6 +128,8 @@ def test_listing_is_sorted_and_goes_by_string_prefix(storage: Storage) -> None:
     for key in keys:
         storage.write_bytes(key, b"")
     assert list(storage.list_keys("")) == sorted(keys)
+    assert list(storage.list_stats("")) == [(key, storage.stat(key)) for key in sorted(keys)]
+    assert [key for key, _ in storage.list_stats("run/")] == ["run/1", "run/a/b"]
     assert list(storage.list_keys("run")) == sorted(keys[:5])
     assert list(storage.list_keys("run/")) == ["run/1", "run/a/b"]
     assert list(storage.list_keys("run/a/b")) == ["run/a/b"]

@@ -36,9 +36,12 @@ def installed(python: Path) -> set[str]:
 def test_prep_alone(tmp_path: Path) -> None:
     config = build_sample(tmp_path / "data", rows=146)
     python = environment(tmp_path / "venv", "prep")
-    assert not installed(python) & {"torch", "transformers", "datasets", "jinja2"}
+    assert not installed(python) & {"torch", "transformers", "datasets", "matplotlib"}
     prep = [str(python), "-m", "medvl_jobs", "prep", "--config", str(config)]
-    subprocess.run(prep, check=True, cwd=tmp_path)
+    for more in (["--check"], []):
+        subprocess.run([*prep, *more], check=True, cwd=tmp_path)
+    (checked,) = (tmp_path / "store" / "checks").iterdir()
+    assert (checked / "index.html").stat().st_size > 10_000
     (prepared,) = (tmp_path / "store" / "prepared").iterdir()
     assert (prepared / "manifest.json").is_file()
 

@@ -112,10 +112,13 @@ def test_the_command_line_stays_small() -> None:
     options: set[str] = set()
     for action in cli.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         options |= {option for each in action._actions for option in each.option_strings}
-    assert options == {"-h", "--help", "--config", "--out", "--rows", "--seed", "--variant", "--dry-run"}
+    known = {"-h", "--help", "--config", "--out", "--rows", "--seed", "--variant", "--dry-run", "--check", "--workers"}
+    assert options == known
 
 
-@pytest.mark.parametrize("module", ["cli", "prep.job", "report.job", "pipeline.job", "samples.build", "storage.open"])
+@pytest.mark.parametrize(
+    "module", ["cli", "prep.job", "prep.check", "report.job", "pipeline.job", "samples.build", "storage.open"]
+)
 def test_light_parts_import_without_torch(module: str) -> None:
     heavy = {"torch", "transformers", "peft", "datasets", "boto3", "matplotlib", "jieba"}
     script = f"import sys, medvl_jobs.{module}; print(sorted({heavy!r} & set(sys.modules)))"

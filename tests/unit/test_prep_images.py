@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from prep_data import encode, pixels, png, png_header_only
+from pydantic import ValidationError
 
 from medvl_jobs.prep.images import checked_image
 from medvl_jobs.prep.rows import CheckedImage, Reason, RefusedError
@@ -22,7 +23,7 @@ def check(data: bytes, **settings: Any) -> CheckedImage:
     return checked_image(data, ImageSettings(**settings))
 
 
-def refusal_of(data: bytes, **limits: int) -> tuple[Reason, str]:
+def refusal_of(data: bytes, **limits: Any) -> tuple[Reason, str]:
     with pytest.raises(RefusedError) as caught:
         check(data, **limits)
     return caught.value.refusal.reason, caught.value.refusal.detail
@@ -78,7 +79,10 @@ def test_a_plain_upright_png_or_jpeg_keeps_its_bytes(data: bytes) -> None:
         (encode(pixels(), "TIFF"), ("tiff_to_png",)),
         (encode(pixels(), "WEBP", lossless=True), ("webp_to_png",)),
         (encode(pixels(mode="L"), "GIF"), ("palette_to_rgb", "gif_to_png")),
-        (encode(pixels(), "MPO", save_all=True, append_images=[pixels(seed=1)]), ("first_of_several_frames", "mpo_to_png")),
+        (
+            encode(pixels(), "MPO", save_all=True, append_images=[pixels(seed=1)]),
+            ("first_of_several_frames", "mpo_to_png"),
+        ),
         (encode(pixels(), "JPEG2000"), ("jpeg2000_to_png",)),
         (encode(pixels(), "JPEG", exif=exif(6)), ("exif_rotated",)),
         (encode(pixels(), "PNG", exif=exif(3)), ("exif_rotated",)),
@@ -121,6 +125,72 @@ def test_16_bit_is_scaled_from_its_darkest_to_its_brightest_pixel() -> None:
     values[0, 0], values[0, 1] = 500, 2500
     result = np.asarray(opened(check(encode(Image.fromarray(values)))))
     assert (result[0, 0], result[0, 1], result[5, 5]) == (0, 255, 64)
+
+
+def test_16_bit_is_cut_to_the_window_when_there_is_one() -> None:
+    values = np.full((32, 40), 1000, dtype=np.uint16)
+    values[0, :4] = 0, 900, 1100, 60_000
+    image = check(encode(Image.fromarray(values)), window=(900, 1100))
+    assert image.conversions == ("high_bit_depth_windowed",)
+    result = np.asarray(opened(image))
+    assert [*result[0, :4], result[5, 5]] == [0, 0, 255, 255, 128]
+    assert check(png(), window=(0, 1)).conversions == (), "8-bit images are not windowed"
+
+
+@pytest.mark.parametrize("window", [[5, 5], [9, 1], [1], ["a", "b"]])
+def test_a_window_is_a_range(window: list[object]) -> None:
+    with pytest.raises(ValidationError):
+        ImageSettings(window=window)  # type: ignore[arg-type]
+
+
+def test_a_large_image_is_made_smaller_with_the_named_filter() -> None:
+    data = encode(pixels(100, 60), "JPEG")
+    assert check(data, max_pixels=6000).data is data
+    image = check(data, max_pixels=2000, resize_filter="bicubic")
+    assert (image.width, image.height, image.conversions) == (57, 34, ("resized_bicubic",))
+    with Image.open(io.BytesIO(data)) as source:
+        assert same_pixels(opened(image), source.resize((57, 34), Image.Resampling.BICUBIC))
+    gray = check(encode(pixels(100, 60, mode="LA")), max_pixels=1024, min_side=20)
+    assert gray.conversions == ("alpha_flattened_onto_black", "resized_lanczos")
+    assert check(gray.data, max_pixels=1024, min_side=20).data is gray.data
+
+
+def test_a_narrow_image_that_would_be_too_small_is_refused() -> None:
+    reason, detail = refusal_of(encode(pixels(4000, 28)), max_pixels=1024)
+    assert reason is Reason.IMAGE_TOO_SMALL
+    assert detail.startswith("382 x 2 pixels")
+
+
+@pytest.mark.parametrize(
+    ("data", "came_as"),
+    [
+        (encode(pixels(mode="L"), "JPEG"), "JPEG L"),
+        (png(mode="P"), "PNG P"),
+        (encode(pixels(mode="CMYK"), "JPEG"), "JPEG CMYK"),
+    ],
+)
+def test_what_came_in_is_remembered(data: bytes, came_as: str) -> None:
+    assert check(data).came_as == came_as
+
+
+def test_a_jpeg_decodes_to_pillows_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """simplejpeg is the fast way, Pillow the judge: both must see the same picture, chroma subsampling or not."""
+    for number, options in enumerate(({"quality": 92}, {"quality": 75, "subsampling": 0}, {"progressive": True})):
+        for mode in ("RGB", "L"):
+            data = encode(pixels(101, 67, mode, seed=number), "JPEG", **options)
+            fast = check(data).pixels
+            with monkeypatch.context() as patch:
+                patch.setattr("simplejpeg.decode_jpeg", _refuse)
+                assert check(data).pixels == fast
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise ValueError("no")
+
+
+def test_a_jpeg_with_rubbish_behind_its_end_is_kept() -> None:
+    data = encode(pixels(), "JPEG") + b"rubbish" * 10
+    assert check(data).data is data
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])

@@ -249,8 +249,8 @@ class FailingStorage(LocalStorage):
         super().upload(path, key)
 
 
-# A part of the first: 49 images and their manifest, 3 files, its own manifest. Of the second: 10, 1, 3, 1. Then 2 sides,
-# what is left out, 3 files of JSON, the card, and the manifest of all as the 77th write.
+# A part of the first: 49 images and their manifest, 3 files, its own manifest. Of the second: 10, 1, 3, 1. Then 2
+# sides, what is left out, 3 files of JSON, the card, and the manifest of all as the 77th write.
 @pytest.mark.parametrize("writes", [0, 30, 50, 53, 54, 60, 68, 69, 72, 75, 76])
 def test_after_an_interruption_a_second_run_equals_a_clean_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int

@@ -149,6 +149,9 @@ def test_reading_holds_a_small_part_of_the_file(tmp_path: Path, row_group_size: 
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=row_group_size, write_batch_size=16)
     del rows
     before = pa.total_allocated_bytes()
-    held = [pa.total_allocated_bytes() - before for _ in read_parquet(path, "a", ColumnSettings(), RowRange(0, 600 // row_group_size, 0))]
+    held = [
+        pa.total_allocated_bytes() - before
+        for _ in read_parquet(path, "a", ColumnSettings(), RowRange(0, 600 // row_group_size, 0))
+    ]
     assert len(held) == 600
     assert max(held) < path.stat().st_size / 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prep_data import record, write_parquet
 
-from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError
+from medvl_jobs.errors import MissingInputError, SettingsError
 from medvl_jobs.prep.source import find_source
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.storage import StorageSettings

@@ -16,6 +16,7 @@ from PIL import Image
 from report_data import World, world
 
 from medvl_jobs.errors import DataError
+from medvl_jobs.page.words import quantity
 from medvl_jobs.report import figures, gallery, markdown, page, words
 from medvl_jobs.report.assemble import assemble, smooth
 from medvl_jobs.report.inputs import Example
@@ -188,7 +189,7 @@ def test_numbers_read_well() -> None:
     assert [words.duration(s) for s in (0.04, 59.96, 200, 3599.7, 7500)] == [
         "0.0 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "2 h 05 min",
     ]  # fmt: skip
-    assert [words.quantity(n, "image") for n in (1, 3232)] == ["1 image", "3,232 images"]
+    assert [quantity(n, "image") for n in (1, 3232)] == ["1 image", "3,232 images"]
     assert [words.probability(p) for p in (1.0, 0.973, 0.0)] == ["more than 99.9 %", "97.3 %", "less than 0.1 %"]
 
 

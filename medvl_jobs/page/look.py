@@ -1,0 +1,38 @@
+"""How a page of medvl looks, and what keeps it harmless.
+
+A page is one file that needs no network, no script and no font but the reader's own. Everything that came from data or
+models passes Jinja's escaping; what is marked safe was made here (figures, styles). Each template also forbids itself
+scripts and addresses by a content security policy, should something ever slip through.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def environment(package: str) -> Environment:
+    """Jinja for the templates of ``package``: it escapes, and a name that is not there is an error."""
+    return Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def theme() -> str:
+    """The style sheet that pages and figures share: colours, and the parts of a figure."""
+    return _own_file("theme.css")
+
+
+def style(more: str = "") -> Markup:
+    """All styles of a page, for its ``<style>`` element; ``more`` are those that only one page has."""
+    return Markup(theme() + _own_file("page.css") + more)
+
+
+def _own_file(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
