@@ -108,6 +108,8 @@ def _dispatch(arguments: argparse.Namespace) -> None:
     settings = load_settings(arguments.config, (*arguments.overrides, *more))
     if arguments.command == "run":
         _run(settings, dry_run=arguments.dry_run)
+    elif arguments.command == "prep":
+        _prep(settings, check=arguments.check)
     else:
         _stage(settings, arguments)
 
@@ -122,12 +124,30 @@ def _run(settings: RunSettings, *, dry_run: bool) -> None:
         print(f"\nreport: {storage.uri}/{page}")
 
 
-def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
-    """One stage, by hand or as a container does it."""
-    if arguments.command == "prep" and settings.prep.workers != 1:
+def _prep(settings: RunSettings, *, check: bool) -> None:
+    """The first stage needs no model, so it is pinned by its source alone."""
+    if settings.prep.workers != 1:
         from medvl_jobs.prep.workers import start_server
 
         start_server()  # before the imports below: what they take, it takes at the same time
+    from medvl_jobs.pipeline.pin import pin_source
+    from medvl_jobs.settings.keys import prep_key
+    from medvl_jobs.storage.open import open_storage
+
+    storage = open_storage(settings.storage)
+    settings = pin_source(settings)
+    if check:
+        from medvl_jobs.prep import check as dataset_check
+
+        dataset_check.run(settings, storage, prep_key(settings))
+    else:
+        from medvl_jobs.prep import job
+
+        job.run(settings, storage, prep_key(settings))
+
+
+def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
+    """One stage after prep, by hand or as a container does it."""
     from medvl_jobs.pipeline.pin import pin
     from medvl_jobs.settings.keys import stage_keys
     from medvl_jobs.storage.open import open_storage
@@ -136,14 +156,6 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     settings = pin(settings, storage)
     keys = stage_keys(settings)
     match arguments.command:
-        case "prep" if arguments.check:
-            from medvl_jobs.prep import check
-
-            check.run(settings, storage, keys.prep)
-        case "prep":
-            from medvl_jobs.prep import job as prep
-
-            prep.run(settings, storage, keys.prep)
         case "train":
             from medvl_jobs.train import job as train
 

@@ -6,6 +6,7 @@
         ledger.parquet                  the same rows of `records.LEDGER`: what the split is decided by
         quarantine.parquet              rows of `records.QUARANTINE`: what was refused, why, and the original bytes
         manifest.json
+      captions.json                     how many captions there are, where they lie apart from their images
       train.parquet  val.parquet        rows of `records.SPLIT`: which rows of which part
       left_out.parquet                  rows of `records.LEFT_OUT`: accepted rows that are on neither side, and why
       llamafactory/                     mllm_train_data.json, mllm_val_data.json, dataset_info.json
@@ -74,6 +75,11 @@ def part_name(file: int, number: int) -> str:
 def prepared_part(key: str, name: str) -> str:
     """Prefix of one part."""
     return f"{parts(key)}/{name}"
+
+
+def captions(key: str) -> str:
+    """Key of the counts of the captions that lie apart from their images."""
+    return f"{prepared(key)}/captions.json"
 
 
 def ledger(key: str, name: str) -> str:

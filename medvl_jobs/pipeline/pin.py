@@ -29,17 +29,22 @@ def pin(settings: RunSettings, storage: Storage) -> RunSettings:
 
     Raises `MissingInputError` when the source, the base model or the adapter does not exist.
     """
-    prep, model, evaluation = settings.prep, settings.model, settings.eval
-    source = prep.source_fingerprint or find_source(prep, settings.storage).fingerprint
-    return settings.model_copy(
+    model, evaluation = settings.model, settings.eval
+    return pin_source(settings).model_copy(
         update={
-            "prep": prep.model_copy(update={"source_fingerprint": source}),
             "model": model.model_copy(update={"fingerprint": model.fingerprint or model_fingerprint(model)}),
             "eval": evaluation.model_copy(
                 update={"adapter_fingerprint": evaluation.adapter_fingerprint or adapter_fingerprint(settings, storage)}
             ),
         }
     )
+
+
+def pin_source(settings: RunSettings) -> RunSettings:
+    """The settings with the fingerprint of the source alone: all that prep needs. Raises what `find_source` raises."""
+    prep = settings.prep
+    source = prep.source_fingerprint or find_source(prep, settings.storage).fingerprint
+    return settings.model_copy(update={"prep": prep.model_copy(update={"source_fingerprint": source})})
 
 
 def model_fingerprint(model: ModelSettings) -> str:

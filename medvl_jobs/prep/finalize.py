@@ -26,8 +26,8 @@ from medvl_jobs.prep import duplicates
 from medvl_jobs.prep.card import REASONS, Tally, card
 from medvl_jobs.prep.duplicates import Assignment, Rows, assign
 from medvl_jobs.prep.export import Conversations
-from medvl_jobs.prep.part import ENDS_SHARD, REFUSED, STAGE
-from medvl_jobs.prep.rows import short_digest
+from medvl_jobs.prep.part import ENDS_SHARD, REFUSED, STAGE, part_names
+from medvl_jobs.prep.rows import Reason, short_digest
 from medvl_jobs.prep.split import SIDES, Side
 from medvl_jobs.prep.write import TableFile
 from medvl_jobs.settings.run import RunSettings
@@ -35,6 +35,8 @@ from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import Publication, require_manifest
 
 _DECIDING = ["example_id", "group", "ticket", "pixels", "phash"]
+WITHOUT_CAPTION = (Reason.UNMATCHED_IMAGE, Reason.UNREADABLE_ROWS, Reason.UNSAFE_PATH, Reason.OVERSIZED_FILE)
+"""Reasons for which a file in an archive was refused before its caption was looked at."""
 _AT_ONCE = 8
 """Objects that are on their way from the store at a time."""
 
@@ -48,13 +50,6 @@ class FinishedPart:
 
     name: str
     manifest: Manifest
-
-
-def part_names(storage: Storage, key: str) -> list[str]:
-    """The parts that have their manifest."""
-    prefix, suffix = f"{layout.parts(key)}/", f"/{layout.MANIFEST}"
-    names = [name for name in storage.list_keys(prefix) if name.endswith(suffix)]
-    return [name.removeprefix(prefix).removesuffix(suffix) for name in names]
 
 
 def finished_parts(storage: Storage, key: str, shards: int) -> tuple[FinishedPart, ...] | None:
@@ -95,7 +90,7 @@ def decide(ledgers: Ledgers, settings: RunSettings, outputs: Outputs | None = No
         if outputs:
             outputs.add(part, ledger, assignment.is_val[rows], assignment.left_out[rows])
         start = rows.stop
-    return Decision(decisive, assignment, card(tally, settings.prep))
+    return Decision(decisive, assignment, card(tally, settings.prep) | ledgers.captions_apart(tally))
 
 
 @dataclass(frozen=True)
@@ -112,6 +107,15 @@ class Ledgers:
         data = _fetched(names, lambda name: self.storage.read_bytes(layout.ledger(self.key, name)))
         for name, each in zip(names, data, strict=True):
             yield name, pq.ParquetFile(io.BytesIO(each)).read(columns=columns)
+
+    def captions_apart(self, tally: Tally) -> dict[str, Any]:
+        """For the card: how many captions lie apart, in files of their own, and how many of them have an image."""
+        place = layout.captions(self.key)
+        if not self.storage.exists(place):
+            return {}
+        without = sum(tally.refused[reason.value] for reason in WITHOUT_CAPTION)
+        counts = json.loads(self.storage.read_bytes(place))
+        return {"captions_apart": {**counts, "with_image": tally.read - without}}
 
     def rows(self) -> Rows:
         """What the split is decided by."""

@@ -18,7 +18,7 @@ from medvl_jobs.contracts import layout, records
 from medvl_jobs.contracts.manifest import Provenance
 from medvl_jobs.prep.judge import judge
 from medvl_jobs.prep.rows import RawRow, Refusal
-from medvl_jobs.prep.shards import Beside, Piece, read_parts
+from medvl_jobs.prep.shards import Piece, read_parts
 from medvl_jobs.prep.split import Grouping
 from medvl_jobs.prep.write import RowsFile, ledger_row, prepared_row, quarantine_row
 from medvl_jobs.settings.environment import Environment
@@ -36,10 +36,19 @@ ENDS_SHARD = "ends_shard"
 """1 in the counts of the last part of a file: how a reader knows that no part is missing."""
 
 
+def part_names(storage: Storage, key: str) -> list[str]:
+    """The parts that have their manifest, sorted."""
+    prefix, suffix = f"{layout.parts(key)}/", f"/{layout.MANIFEST}"
+    names = [name for name in storage.list_keys(prefix) if name.endswith(suffix)]
+    return [name.removeprefix(prefix).removesuffix(suffix) for name in names]
+
+
 def make_parts(
-    piece: Piece, beside: Beside, settings: RunSettings, key: str, scratch: Path, environment: Environment
+    piece: Piece, captions: Path | None, settings: RunSettings, key: str, scratch: Path, environment: Environment
 ) -> None:
     """Read, judge and store the rows of a piece; its files pass through ``scratch``.
+
+    ``captions`` is the index of those that lie apart from their images.
 
     Raises `DataError` and what the store raises.
     """
@@ -49,7 +58,7 @@ def make_parts(
         return  # another attempt at the same dataset, which goes on beside this one, was faster
     with tempfile.TemporaryDirectory(dir=scratch) as folder, os_errors(Path(folder)):
         made: _Part | None = None
-        for number, rows in read_parts(piece, settings.prep, beside):
+        for number, rows in read_parts(piece, captions, settings.prep, settings.storage):
             if made:
                 made.finish(environment, ends_shard=False)
             name = layout.part_name(piece.shard, number)

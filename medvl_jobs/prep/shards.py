@@ -18,7 +18,9 @@ from medvl_jobs.prep.folder import ImageFolder, resolve
 from medvl_jobs.prep.jsonl import line_offsets, read_jsonl
 from medvl_jobs.prep.parquet import RowRange, read_parquet, row_ranges
 from medvl_jobs.prep.rows import RawRow, Refusal
+from medvl_jobs.prep.source import open_folder
 from medvl_jobs.settings.prep import PrepSettings
+from medvl_jobs.settings.storage import StorageSettings
 
 MAX_FILE_BYTES = 500 << 20
 """Of one file in an archive: no image that is let in by its pixels is larger."""
@@ -51,15 +53,6 @@ class Piece:
     """Whether no part follows in this file."""
 
 
-@dataclass(frozen=True)
-class Beside:
-    """What rows need that their own file does not hold."""
-
-    captions: Path | None = None
-    """The index of an archive's captions."""
-    images: ImageFolder | None = None
-
-
 def is_streamed(name: str) -> bool:
     """Whether the file can only be read from its beginning, so that its parts cannot be shared out."""
     return is_archive(name)
@@ -79,23 +72,28 @@ def cut(path: Path, name: str, shard: int, prep: PrepSettings) -> list[Piece]:
     return [Piece(shard, name, path, part, place, ends_shard=part == last) for part, place in enumerate(places)]
 
 
-def read_parts(piece: Piece, prep: PrepSettings, beside: Beside) -> Iterator[tuple[int, Iterator[RawRow]]]:
+def read_parts(
+    piece: Piece, captions: Path | None, prep: PrepSettings, storage: StorageSettings
+) -> Iterator[tuple[int, Iterator[RawRow]]]:
     """The number and the rows of each part of the piece, at least one. A part's rows must be taken before the next."""
+    folder = None
+    if prep.image_folder:
+        folder = ImageFolder(open_folder(prep.image_folder, "prep.image_folder", storage))
     match piece.where:
         case RowRange():
             rows = read_parquet(piece.path, piece.name, prep.columns, piece.where)
-            yield piece.first_part, _with_images(rows, beside.images)
+            yield piece.first_part, _with_images(rows, folder)
         case LineRange(offset, first_row):
             rows = read_jsonl(piece.path, piece.name, offset, first_row, prep.rows_per_part, prep.columns)
-            yield piece.first_part, _with_images(rows, beside.images)
+            yield piece.first_part, _with_images(rows, folder)
         case None:
-            yield from _archive_parts(piece, prep, beside)
+            yield from _archive_parts(piece, captions, prep)
 
 
-def _archive_parts(piece: Piece, prep: PrepSettings, beside: Beside) -> Iterator[tuple[int, Iterator[RawRow]]]:
-    assert beside.captions is not None
+def _archive_parts(piece: Piece, captions: Path | None, prep: PrepSettings) -> Iterator[tuple[int, Iterator[RawRow]]]:
+    assert captions is not None
     first_row = piece.first_part * prep.rows_per_part
-    with CaptionIndex.open(beside.captions) as index:
+    with CaptionIndex.open(captions) as index:
         rows = read_archive(piece.path, piece.name, index, MAX_FILE_BYTES, wanted=lambda row: row >= first_row)
         part = None
         for part, members in groupby(rows, key=lambda row: row.row // prep.rows_per_part):

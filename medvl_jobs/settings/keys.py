@@ -16,6 +16,8 @@ from medvl_jobs.settings.run import RunSettings
 STAGE_VERSIONS = {"prep": 2, "train": 1, "eval": 1, "report": 1}
 """Raised by hand when a stage's code makes other output from the same settings; old results are then not reused."""
 
+_NOT_PINNED = "the run is not pinned: call pipeline.pin.pin(settings) first"
+
 
 @dataclass(frozen=True)
 class StageKeys:
@@ -30,9 +32,9 @@ class StageKeys:
 
 def stage_keys(run: RunSettings) -> StageKeys:
     """All keys of a pinned run. Raises ``ValueError`` when the run is not pinned."""
-    if run.prep.source_fingerprint is None or run.model.fingerprint is None:
-        raise ValueError("the run is not pinned: call pipeline.pin.pin(settings) first")
-    prep = _key("prep", run.prep.semantic(), run.prompt.semantic() if run.prep.llamafactory_export else None)
+    if run.model.fingerprint is None:
+        raise ValueError(_NOT_PINNED)
+    prep = prep_key(run)
     looking = [prep, run.model.semantic(), run.prompt.semantic()]
     adapter = run.eval.adapter_fingerprint or _key("train", run.train.semantic(), *looking)
     evaluation = {
@@ -47,6 +49,13 @@ def stage_keys(run: RunSettings) -> StageKeys:
     }
     report = _key("report", run.report.semantic(), run.name, {v.value: key for v, key in evaluation.items()})
     return StageKeys(prep, adapter, evaluation, report)
+
+
+def prep_key(run: RunSettings) -> str:
+    """The key of the first stage, which needs its source alone to be pinned. Raises ``ValueError`` when it is not."""
+    if run.prep.source_fingerprint is None:
+        raise ValueError(_NOT_PINNED)
+    return _key("prep", run.prep.semantic(), run.prompt.semantic() if run.prep.llamafactory_export else None)
 
 
 def variants(run: RunSettings) -> tuple[Variant, ...]:

@@ -34,7 +34,7 @@ BASE_MODEL = f"model.path={resources.files('medvl_jobs.samples') / 'base-model'}
         (("prep", "prep.val_ratio=7"), 64, "less than 1"),
         (("prep", "--config", "nowhere.yaml"), 66, "settings file does not exist"),
         (("prep", "prep.source=nowhere.parquet", BASE_MODEL), 66, "nowhere.parquet"),
-        (("prep", "prep.source=README.md", "model.path=/nowhere"), 66, "base model does not exist"),
+        (("train", "prep.source=README.md", "model.path=/nowhere"), 66, "base model does not exist"),
         (("train", BASE_MODEL, "prep.source_fingerprint=x"), 66, "the prep stage has not finished here"),
         (("report", BASE_MODEL, "prep.source_fingerprint=x"), 66, "has not finished here"),
         (("train", BASE_MODEL, "prep.source_fingerprint=x", "eval.adapter=adapters/no"), 66, "there is no adapter"),

@@ -522,6 +522,13 @@ def test_every_fault_is_shown(nasty: tuple[Path, DataError]) -> None:
         assert f'<p class="frame empty">{label}</p>' in text
 
 
+def test_a_row_is_read_back_from_where_it_lies(nasty: tuple[Path, DataError]) -> None:
+    """In the second row group of its part."""
+    first = page_of(nasty[0]).split("The shortest captions")[1].split("<figure>")[1]
+    assert ">Tiny.<" in first
+    assert "part 00000-00000, row 84<br>28 × 40 px" in first
+
+
 def test_every_image_has_a_description_and_every_table_headers(nasty: tuple[Path, DataError]) -> None:
     text = page_of(nasty[0])
     elements = Elements(text)

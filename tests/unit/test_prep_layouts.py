@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pipeline_runs import medvl
 from prep_data import png, record, run_settings, write_parquet
 
 from medvl_jobs.errors import DataError, MissingInputError, SchemaMismatchError, SettingsError
@@ -124,6 +125,7 @@ def test_what_has_no_partner_is_counted(full: Path) -> None:
     card = json.loads(open_storage(settings.storage).read_bytes(f"prepared/{KEY}/card.json"))
     assert card["rows"] == {"read": 62, "accepted": 60, "refused": 2, "left_out": 0}
     assert card["refused"] == {"unmatched_image": 2}
+    assert card["captions_apart"] == {"rows": 60, "duplicate_names": 0, "nameless": 0, "with_image": 60}
 
 
 def test_an_archive_that_was_cut_off_costs_its_end(full: Path) -> None:
@@ -172,6 +174,23 @@ def lines(tmp_path: Path) -> Path:
 
 def line_settings(folder: Path, store: str = "store", **prep: Any) -> RunSettings:
     return run_settings(folder / "rows", folder / store, **{"image_folder": str(folder / "images"), **prep})
+
+
+def test_workers_read_an_image_folder_in_a_bucket(lines: Path, s3_settings: StorageSettings) -> None:
+    bucket = open_storage(s3_settings)
+    for path in (lines / "images").rglob("*.png"):
+        bucket.upload(path, f"raw/{path.relative_to(lines)}")
+    # As a program of its own: workers have the environment, with its credentials, that their server was started in.
+    reach = [f"storage.endpoint_url={s3_settings.endpoint_url}", "storage.region=us-east-1", "storage.path_style=true"]
+    words = [
+        f"prep.source={lines}/rows",
+        f"prep.image_folder={s3_settings.uri}/raw/images",
+        f"storage.uri={lines}/there",
+    ]
+    medvl("prep", *words, *reach, "prep.rows_per_part=20", "prep.llamafactory_export=true", "--workers", "2")
+    prepared(line_settings(lines, "here", rows_per_part=20))
+    there, here = (hashes(LocalStorage(lines / name)) for name in ("there", "here"))
+    assert [*there.values()] == [*here.values()]
 
 
 def test_jsonl_and_an_image_folder(lines: Path, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""One pod's share of the parts: which are its own, which of them are still to be made, and making them.
+
+Pods share whole files where there are enough of them, since each fetches the files of its parts; else they share the
+parts of each file. A laptop is the only pod.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from medvl_jobs.contracts import layout
+from medvl_jobs.errors import SettingsError
+from medvl_jobs.prep.caption_index import CaptionIndex
+from medvl_jobs.prep.part import ENDS_SHARD, make_parts, part_names
+from medvl_jobs.prep.shards import Piece, cut, is_streamed
+from medvl_jobs.prep.source import FileSet, Source
+from medvl_jobs.prep.workers import processors, workers
+from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.prep import PrepSettings
+from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.publish import read_manifest
+
+log = logging.getLogger(__name__)
+
+
+def make_share(source: Source, settings: RunSettings, storage: Storage, key: str, scratch: Path) -> None:
+    """Make those parts that are this pod's and not there yet.
+
+    As many files are looked at together as there are processes; the next ones are fetched when these are done. Raises
+    `SettingsError`, `DataError` and what the stores raise.
+    """
+    prep, environment = settings.prep, read_environment()
+    if environment.completion_index >= prep.indexes:
+        what = f"JOB_COMPLETION_INDEX is {environment.completion_index}, but prep.indexes is {prep.indexes}"
+        raise SettingsError(what, remedy="set prep.indexes to the completions of the Job")
+    share = _Share.of(source, prep, storage, key, environment.completion_index)
+    if not share.shards:
+        log.info("all parts of this share are there")
+        return
+    captions = _index_captions(source.captions, prep, storage, key, scratch) if source.captions else None
+    count = prep.workers or processors()
+    with workers(count) as run_all:
+        for batch in (share.shards[start : start + count] for start in range(0, len(share.shards), count)):
+            paths = {shard: source.shards.fetch(source.shards.keys[shard], scratch) for shard in batch}
+            pieces = [piece for shard, path in paths.items() for piece in share.pieces(shard, path)]
+            run_all([partial(make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
+            for path in paths.values():
+                if path.parent == scratch:
+                    path.unlink()
+
+
+@dataclass(frozen=True)
+class _Share:
+    source: Source
+    prep: PrepSettings
+    storage: Storage
+    key: str
+    index: int
+    by_file: bool
+    done: frozenset[str]
+    """The parts that have their manifest, of all pods."""
+
+    @classmethod
+    def of(cls, source: Source, prep: PrepSettings, storage: Storage, key: str, index: int) -> _Share:
+        names = source.shards.keys
+        by_file = len(names) >= prep.indexes or any(map(is_streamed, names))
+        return cls(source, prep, storage, key, index, by_file, frozenset(part_names(storage, key)))
+
+    @property
+    def shards(self) -> list[int]:
+        """Files of which something may be left for this pod; those that are finished are not even fetched."""
+        numbers = range(len(self.source.shards.keys))
+        own = [shard for shard in numbers if not self.by_file or shard % self.prep.indexes == self.index]
+        return [shard for shard in own if self._next_part(shard) is not None]
+
+    def pieces(self, shard: int, path: Path) -> list[Piece]:
+        """What is left of a file for this pod."""
+        name = self.source.shards.keys[shard]
+        pieces = cut(path, name, shard, self.prep)
+        if is_streamed(name):
+            left = [replace(piece, first_part=self._next_part(shard) or 0) for piece in pieces]
+        else:
+            left = [each for each in pieces if layout.part_name(shard, each.first_part) not in self.done]
+        if not self.by_file:
+            left = [each for each in left if (shard + each.first_part) % self.prep.indexes == self.index]
+        log.info("reading %s: %d of %d pieces to make", self.source.shards.uri(name), len(left), len(pieces))
+        return left
+
+    def _next_part(self, shard: int) -> int | None:
+        """The first part of a file that is missing, if any; which part is the last, its manifest says."""
+        part = 0
+        while layout.part_name(shard, part) in self.done:
+            part += 1
+        if part:
+            last = read_manifest(self.storage, layout.prepared_part(self.key, layout.part_name(shard, part - 1)))
+            if last is not None and last.counts[ENDS_SHARD]:
+                return None
+        return part
+
+
+def _index_captions(captions: FileSet, prep: PrepSettings, storage: Storage, key: str, scratch: Path) -> Path:
+    """Make the index that all workers read, once in each pod, and leave its counts for the card."""
+    log.info("indexing the captions of %d files", len(captions.keys))
+    path = scratch / "captions.sqlite"
+    files = [(captions.fetch(name, scratch), name) for name in captions.keys]
+    with CaptionIndex.build(files, prep.columns, path) as index:
+        found = {"rows": index.rows, "duplicate_names": index.duplicates, "nameless": index.nameless}
+    storage.write_bytes(layout.captions(key), (json.dumps(found) + "\n").encode())
+    for file, _ in files:
+        if file.parent == scratch:
+            file.unlink()
+    return path
