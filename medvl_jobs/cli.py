@@ -137,7 +137,7 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
     storage = open_storage(settings.storage)
     settings = pin_source(settings)
     if check:
-        from medvl_jobs.prep import check as dataset_check
+        from medvl_jobs.prep.check import job as dataset_check
 
         dataset_check.run(settings, storage, prep_key(settings))
     else:

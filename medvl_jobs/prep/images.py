@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from medvl_jobs.prep.pixels import measure
 from medvl_jobs.prep.rows import CheckedImage, Reason, RefusedError, Suffix
@@ -50,6 +50,9 @@ def checked_image(data: bytes, settings: ImageSettings) -> CheckedImage:
                 return _stored_form(data, image, settings)
         except (RefusedError, MemoryError):
             raise
+        except UnidentifiedImageError as error:  # whose own words name an address in memory
+            detail = f"{len(data)} bytes are none of {', '.join(_FORMATS)}"
+            raise RefusedError(Reason.UNDECODABLE_IMAGE, detail) from error
         except Exception as error:  # odd bytes bring out anything: SyntaxError, struct.error, zlib.error, …
             detail = f"{len(data)} bytes do not decode: {type(error).__name__}: {error}"
             raise RefusedError(Reason.UNDECODABLE_IMAGE, detail) from error

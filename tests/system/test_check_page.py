@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import DataError
-from medvl_jobs.prep import check
+from medvl_jobs.prep.check import job as check
 from medvl_jobs.storage.open import open_storage
 
 

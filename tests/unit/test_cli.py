@@ -117,7 +117,7 @@ def test_the_command_line_stays_small() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "prep.job", "prep.check", "report.job", "pipeline.job", "samples.build", "storage.open"]
+    "module", ["cli", "prep.job", "prep.check.job", "report.job", "pipeline.job", "samples.build", "storage.open"]
 )
 def test_light_parts_import_without_torch(module: str) -> None:
     heavy = {"torch", "transformers", "peft", "datasets", "boto3", "matplotlib", "jieba"}

@@ -17,15 +17,16 @@ from typing import Any
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.fingerprint import sha256_file
 from medvl_jobs.contracts.manifest import Provenance
-from medvl_jobs.prep import check_captions, check_page, check_table, job
+from medvl_jobs.prep import job as prep
 from medvl_jobs.prep.archives import is_archive
 from medvl_jobs.prep.card import by_count
-from medvl_jobs.prep.check_choice import scan
-from medvl_jobs.prep.check_groups import Choice, Group, groups
-from medvl_jobs.prep.check_rows import RowReader
+from medvl_jobs.prep.check import captions, page, table
+from medvl_jobs.prep.check.choice import scan
+from medvl_jobs.prep.check.groups import Choice, Group, groups
+from medvl_jobs.prep.check.language import Languages
+from medvl_jobs.prep.check.rows import RowReader
 from medvl_jobs.prep.finalize import Ledgers, decide
 from medvl_jobs.prep.gates import require_usable
-from medvl_jobs.prep.language import Languages
 from medvl_jobs.prep.source import Source
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.prep import PrepSettings
@@ -44,8 +45,8 @@ JUDGED_BY = "judged_by"
 def run(settings: RunSettings, storage: Storage, key: str) -> dict[str, Any] | None:
     """Check the source of the dataset ``key``, print the table, and return the card.
 
-    None when other pods still have parts to make. Raises what `job.run` raises; when the dataset should not be trained
-    on, it raises `DataError` only after the card and the page are there for somebody to see why.
+    None when other pods still have parts to make. Raises what `prep.job.run` raises; when the dataset should not be
+    trained on, it raises `DataError` only after the card and the page are there for somebody to see why.
     """
     publication = Publication(storage, layout.check(key))
     card = _finished(settings, storage, key)
@@ -53,10 +54,10 @@ def run(settings: RunSettings, storage: Storage, key: str) -> dict[str, Any] | N
         card = _make(settings, storage, key, publication)
     if card is None:
         return None
-    page = f"{publication.uri}/{layout.PAGE}"
-    print(f"{check_table.render(card, settings.prep, key)}\n\npage: {page}", flush=True)
+    address = f"{publication.uri}/{layout.PAGE}"
+    print(f"{table.render(card, settings.prep, key)}\n\npage: {address}", flush=True)
     prepared = f"{storage.uri}/{layout.prepared(key)}"
-    require_usable(card, settings.prep, where=page, prepared=prepared)
+    require_usable(card, settings.prep, where=address, prepared=prepared)
     return card
 
 
@@ -80,7 +81,7 @@ def _finished(settings: RunSettings, storage: Storage, key: str) -> dict[str, An
 
 def judged_by(settings: RunSettings) -> dict[str, Any]:
     """What the check depends on besides its key."""
-    tokenizer = check_captions.tokenizer_file(settings.model)
+    tokenizer = captions.tokenizer_file(settings.model)
     return {
         "gates": settings.prep.gates.model_dump(mode="json"),
         "language": settings.prep.language,
@@ -92,23 +93,23 @@ def _make(settings: RunSettings, storage: Storage, key: str, publication: Public
     started = time.monotonic()
     languages = Languages(settings.prep.language)  # refused before hours of work
     with tempfile.TemporaryDirectory(prefix="medvl-check-") as folder, os_errors(Path(folder)):
-        source, parts = job.read(settings, storage, key, Path(folder))
+        source, parts = prep.read(settings, storage, key, Path(folder))
         if parts is None:
             return None
         reader = RowReader(storage, key, Path(folder), settings.prep.image)
         card, shown = examine(Ledgers(parts, storage, key), settings, languages, reader)
     card["source"] = described(source, settings.prep)
-    page = check_page.render(card, settings.prep, key, shown, list(job.warnings(card)))
+    rendered = page.render(card, settings.prep, key, shown, list(prep.warnings(card)))
     publication.write_bytes(layout.CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
-    publication.write_bytes(layout.PAGE, page.encode())
+    publication.write_bytes(layout.PAGE, rendered.encode())
     environment = read_environment()
     publication.finish(
         Provenance(
             stage=STAGE,
             key=key,
-            inputs=job.inputs(source, parts, key),
+            inputs=prep.inputs(source, parts, key),
             settings={**settings.model_dump(mode="json", include={"prep"}), JUDGED_BY: judged_by(settings)},
-            counts=job.counts(card),
+            counts=prep.counts(card),
             git_sha=environment.git_sha,
             image_digest=environment.image_digest,
             wall_seconds=time.monotonic() - started,
@@ -124,15 +125,15 @@ def examine(
     decision = decide(ledgers, settings)
     found = scan(ledgers, decision)
     told = [languages.of(caption) for caption in found.captions]
-    tokenizer = check_captions.tokenizer_file(settings.model)
+    tokenizer = captions.tokenizer_file(settings.model)
     card = decision.card
-    card["captions"] |= check_captions.describe(found.captions, told, tokenizer)
+    card["captions"] |= captions.describe(found.captions, told, tokenizer)
     choice = Choice.of(found, decision, told, settings.prep)
     return card, groups(found, choice, reader, ledgers.parts, card)
 
 
-def described(source: Source, prep: PrepSettings) -> dict[str, Any]:
+def described(source: Source, chosen: PrepSettings) -> dict[str, Any]:
     """What the source is made of: files by their kind, and the columns that are read."""
     names = source.shards.keys
     kinds = Counter("tar" if is_archive(name) else PurePosixPath(name).suffix.removeprefix(".") for name in names)
-    return {"files": len(names), "kinds": dict(by_count(kinds)), "columns": prep.columns.model_dump()}
+    return {"files": len(names), "kinds": dict(by_count(kinds)), "columns": chosen.columns.model_dump()}

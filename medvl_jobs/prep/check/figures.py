@@ -8,7 +8,7 @@ from typing import Any
 
 from medvl_jobs.page import svg
 from medvl_jobs.page.words import quantity
-from medvl_jobs.prep.check_words import NO_BREAK
+from medvl_jobs.prep.check.words import NO_BREAK
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 450.0, 24.0, 150.0
 _GAP = 2.0

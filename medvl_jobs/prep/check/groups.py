@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medvl_jobs.page.words import quantity
-from medvl_jobs.prep.check_choice import (
+from medvl_jobs.prep.check.choice import (
     SHOWN,
     Pair,
     Scan,
@@ -17,7 +17,7 @@ from medvl_jobs.prep.check_choice import (
     near_pairs_shown,
     repeated_ids,
 )
-from medvl_jobs.prep.check_rows import RowReader, Shown
+from medvl_jobs.prep.check.rows import RowReader, Shown
 from medvl_jobs.prep.finalize import Decision, FinishedPart
 from medvl_jobs.prep.rows import Reason
 from medvl_jobs.settings.prep import PrepSettings

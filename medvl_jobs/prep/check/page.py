@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from medvl_jobs.page.look import environment, style
 from medvl_jobs.page.words import quantity
-from medvl_jobs.prep.check_figures import histogram, lengths, share
-from medvl_jobs.prep.check_groups import Group
-from medvl_jobs.prep.check_words import columns, judgement, limit, percent, source_name, verdict
+from medvl_jobs.prep.check.figures import histogram, lengths, share
+from medvl_jobs.prep.check.groups import Group
+from medvl_jobs.prep.check.words import columns, judgement, limit, percent, source_name, verdict
 from medvl_jobs.prep.gates import gates
 from medvl_jobs.settings.prep import PrepSettings
 
@@ -33,7 +33,7 @@ def render(card: dict[str, Any], prep: PrepSettings, key: str, groups: Sequence[
     passes, sentence = verdict(card, prep)
     return (
         _environment()
-        .get_template("check.html.jinja")
+        .get_template("page.html.jinja")
         .render(
             card=card,
             key=key,
@@ -78,4 +78,4 @@ def _environment() -> Environment:
 
 
 def _own_style() -> str:
-    return (resources.files(__package__) / "check.css").read_text(encoding="utf-8")
+    return (resources.files(__package__) / "page.css").read_text(encoding="utf-8")

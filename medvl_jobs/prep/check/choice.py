@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medvl_jobs.prep.captions import UNKNOWN_LANGUAGE
-from medvl_jobs.prep.check_captions import drawn
+from medvl_jobs.prep.check.captions import drawn
 from medvl_jobs.prep.duplicates import DUPLICATE_ID, EXACT, KEEP, near_leaks, nearest, repeats
 from medvl_jobs.prep.finalize import Decision, Ledgers
 from medvl_jobs.prep.split import SIDES
@@ -44,7 +44,7 @@ class Scan:
     starts: np.ndarray
     """[P] number of the first row of each part."""
     sample: np.ndarray
-    """[S] rows, see `check_captions.drawn`."""
+    """[S] rows, see `captions.drawn`."""
     captions: Sequence[str]
     """[S] of the sample."""
     rows: Mapping[str, Sequence[int]]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medvl_jobs.page.words import quantity
-from medvl_jobs.prep.check_figures import lengths, share
-from medvl_jobs.prep.check_words import NO_BREAK, columns, judgement, limit, percent, source_name, verdict
+from medvl_jobs.prep.check.figures import lengths, share
+from medvl_jobs.prep.check.words import NO_BREAK, columns, judgement, limit, percent, source_name, verdict
 from medvl_jobs.prep.gates import gates
 from medvl_jobs.prep.split import SIDES
 from medvl_jobs.settings.prep import PrepSettings
