@@ -126,9 +126,9 @@ def _run(settings: RunSettings, *, dry_run: bool) -> None:
 
 def _prep(settings: RunSettings, *, check: bool) -> None:
     """The first stage needs no model, so it is pinned by its source alone."""
-    if settings.prep.workers != 1:
-        from medvl_jobs.prep.workers import start_server
+    from medvl_jobs.prep.workers import start_server, without_pandas
 
+    if settings.prep.workers != 1:
         start_server()  # before the imports below: what they take, it takes at the same time
     from medvl_jobs.pipeline.pin import pin_source
     from medvl_jobs.settings.keys import prep_key
@@ -143,7 +143,8 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
     else:
         from medvl_jobs.prep import job
 
-        job.run(settings, storage, prep_key(settings))
+        with without_pandas():
+            job.run(settings, storage, prep_key(settings))
 
 
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:

@@ -6,67 +6,28 @@ pass through.
 
 from __future__ import annotations
 
-import io
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from medvl_jobs.contracts import layout, records
-from medvl_jobs.contracts.manifest import Manifest
 from medvl_jobs.prep import duplicates
 from medvl_jobs.prep.card import REASONS, Tally, card
 from medvl_jobs.prep.duplicates import Assignment, Rows, assign
 from medvl_jobs.prep.export import Conversations
-from medvl_jobs.prep.part import ENDS_SHARD, REFUSED, STAGE, part_names
-from medvl_jobs.prep.rows import Reason, short_digest
+from medvl_jobs.prep.finished import Ledgers
+from medvl_jobs.prep.rows import Reason
 from medvl_jobs.prep.split import SIDES, Side
 from medvl_jobs.prep.write import TableFile
 from medvl_jobs.settings.run import RunSettings
-from medvl_jobs.storage.base import Storage
-from medvl_jobs.storage.publish import Publication, require_manifest
+from medvl_jobs.storage.publish import Publication
 
-_DECIDING = ["example_id", "group", "ticket", "pixels", "phash"]
 WITHOUT_CAPTION = (Reason.UNMATCHED_IMAGE, Reason.UNREADABLE_ROWS, Reason.UNSAFE_PATH, Reason.OVERSIZED_FILE)
 """Reasons for which a file in an archive was refused before its caption was looked at."""
-_AT_ONCE = 8
-"""Objects that are on their way from the store at a time."""
-
-A = TypeVar("A")
-B = TypeVar("B")
-
-
-@dataclass(frozen=True)
-class FinishedPart:
-    """A part that has its manifest."""
-
-    name: str
-    manifest: Manifest
-
-
-def finished_parts(storage: Storage, key: str, shards: int) -> tuple[FinishedPart, ...] | None:
-    """All parts of all ``shards`` source files, in the order of the rows; none when one is missing."""
-    names = part_names(storage, key)
-    fetched = _fetched(names, lambda name: require_manifest(storage, layout.prepared_part(key, name), STAGE))
-    found = {name: FinishedPart(name, manifest) for name, manifest in zip(names, fetched, strict=True)}
-    parts: list[FinishedPart] = []
-    for shard in range(shards):
-        number, last = 0, False
-        while not last:
-            part = found.get(layout.part_name(shard, number))
-            if part is None:
-                return None
-            parts.append(part)
-            number, last = number + 1, bool(part.manifest.counts[ENDS_SHARD])
-    return tuple(parts)
 
 
 @dataclass(frozen=True)
@@ -82,7 +43,7 @@ def decide(ledgers: Ledgers, settings: RunSettings, outputs: Outputs | None = No
     """Put every row on a side, or leave it out. The sides' lists go to ``outputs``."""
     decisive = ledgers.rows()
     assignment = assign(decisive, settings.prep.val_ratio, settings.prep.duplicates)
-    tally = Tally(refused=_refused(ledgers.parts), assignment=assignment)
+    tally = Tally(refused=ledgers.refused(), assignment=assignment)
     start = 0
     for part, ledger in ledgers.tables():
         rows = slice(start, start + ledger.num_rows)
@@ -90,43 +51,11 @@ def decide(ledgers: Ledgers, settings: RunSettings, outputs: Outputs | None = No
         if outputs:
             outputs.add(part, ledger, assignment.is_val[rows], assignment.left_out[rows])
         start = rows.stop
-    return Decision(decisive, assignment, card(tally, settings.prep) | ledgers.captions_apart(tally))
-
-
-@dataclass(frozen=True)
-class Ledgers:
-    """The ledgers of some parts, fetched ahead."""
-
-    parts: Sequence[FinishedPart]
-    storage: Storage
-    key: str
-
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
-        """Each part's name and its rows of `records.LEDGER`."""
-        names = [part.name for part in self.parts]
-        data = _fetched(names, lambda name: self.storage.read_bytes(layout.ledger(self.key, name)))
-        for name, each in zip(names, data, strict=True):
-            yield name, pq.ParquetFile(io.BytesIO(each)).read(columns=columns)
-
-    def captions_apart(self, tally: Tally) -> dict[str, Any]:
-        """For the card: how many captions lie apart, in files of their own, and how many of them have an image."""
-        place = layout.captions(self.key)
-        if not self.storage.exists(place):
-            return {}
+    made = card(tally, settings.prep)
+    if (apart := ledgers.captions_apart()) is not None:
         without = sum(tally.refused[reason.value] for reason in WITHOUT_CAPTION)
-        counts = json.loads(self.storage.read_bytes(place))
-        return {"captions_apart": {**counts, "with_image": tally.read - without}}
-
-    def rows(self) -> Rows:
-        """What the split is decided by."""
-        found: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "groups", "tickets", "pixels", "phashes")}
-        for _, table in self.tables(_DECIDING):
-            found["ids"].append(digests(short_digest(text) for text in table["example_id"].to_pylist()))
-            found["groups"].append(digests(short_digest(text) for text in table["group"].to_pylist()))
-            found["tickets"].append(table["ticket"].to_numpy())
-            found["pixels"].append(digests(digest[:16] for digest in table["pixels"].to_pylist()))
-            found["phashes"].append(table["phash"].to_numpy())
-        return Rows(**{name: np.concatenate(arrays) for name, arrays in found.items()})
+        made["captions_apart"] = {**apart, "with_image": tally.read - without}
+    return Decision(decisive, assignment, made)
 
 
 class Outputs:
@@ -168,26 +97,3 @@ def _places(part: str, ledger: pa.Table, mask: np.ndarray) -> pa.Table:
     rows = np.flatnonzero(mask)
     names = pa.array([part] * len(rows), pa.string())
     return pa.table([ledger["example_id"].take(rows), names, pa.array(rows, pa.int32())], ["example_id", "part", "row"])
-
-
-def digests(values: Iterable[bytes]) -> np.ndarray:
-    """[N] values of 16 bytes that numpy can sort, but for those it would take for text: trailing zeros are kept."""
-    return np.frombuffer(b"".join(values), dtype="V16").view(np.dtype([("high", "u8"), ("low", "u8")]))
-
-
-def _refused(parts: Sequence[FinishedPart]) -> Counter[str]:
-    refused: Counter[str] = Counter()
-    for part in parts:
-        counts = part.manifest.counts.items()
-        refused.update({name.removeprefix(REFUSED): rows for name, rows in counts if name.startswith(REFUSED)})
-    return refused
-
-
-def _fetched(names: Sequence[A], fetch: Callable[[A], B]) -> Iterator[B]:
-    """``fetch`` of every name, in their order; a few are on their way at a time, and no more are held."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        waiting = iter(names)
-        pending = [pool.submit(fetch, name) for name in islice(waiting, 2 * _AT_ONCE)]
-        while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(fetch, name) for name in islice(waiting, 1)]

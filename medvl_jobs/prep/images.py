@@ -28,6 +28,7 @@ MAX_ASPECT = 200
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM")
 """What Pillow may try. A list of our own, since Pillow's holds formats that start other programs (EPS: Ghostscript)."""
 _JPEG_START = b"\xff\xd8\xff"
+_START_OF_SCAN = b"\xda"
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB"}
 _TURNED_OR_SEVERAL = (b"Exif\0\0", b"MPF\0")
 """How the blocks of a JPEG begin that may say that it lies on its side, or that there are more images."""
@@ -64,7 +65,7 @@ def _plain_jpeg(data: bytes, settings: ImageSettings) -> CheckedImage | None:
     simplejpeg is the same libjpeg-turbo as Pillow's with less copying; with Pillow a row takes a quarter longer. It is
     also stricter: whether a JPEG that it does not like is broken, Pillow decides.
     """
-    if not data.startswith(_JPEG_START) or any(mark in data for mark in _TURNED_OR_SEVERAL):
+    if not data.startswith(_JPEG_START) or any(mark in _jpeg_head(data) for mark in _TURNED_OR_SEVERAL):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -78,6 +79,14 @@ def _plain_jpeg(data: bytes, settings: ImageSettings) -> CheckedImage | None:
         return None
     pixels = measure(pixels_HWC[..., 0] if mode == "L" else pixels_HWC)
     return CheckedImage(data, "jpg", width, height, (), f"JPEG {mode}", pixels)
+
+
+def _jpeg_head(data: bytes) -> bytes:
+    """What comes before the pixels: blocks of a marker and a length. Where it is malformed, as far as it is not."""
+    end = 2
+    while data[end : end + 1] == b"\xff" and data[end + 1 : end + 2] != _START_OF_SCAN:
+        end += 2 + max(2, int.from_bytes(data[end + 2 : end + 4], "big"))
+    return data[:end]
 
 
 @contextmanager

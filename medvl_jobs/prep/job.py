@@ -13,7 +13,8 @@ from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.page.words import quantity
 from medvl_jobs.prep.export import check_prompt
-from medvl_jobs.prep.finalize import FinishedPart, Ledgers, Outputs, decide, finished_parts
+from medvl_jobs.prep.finalize import Outputs, decide
+from medvl_jobs.prep.finished import FinishedPart, Ledgers, finished_parts
 from medvl_jobs.prep.gates import require_usable
 from medvl_jobs.prep.share import make_share
 from medvl_jobs.prep.source import Source, find_source

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from medvl_jobs.contracts import layout, records
 from medvl_jobs.contracts.manifest import Provenance
+from medvl_jobs.prep.finished import ENDS_SHARD, REFUSED, STAGE
 from medvl_jobs.prep.judge import judge
 from medvl_jobs.prep.rows import RawRow, Refusal
 from medvl_jobs.prep.shards import Piece, read_parts
@@ -28,19 +29,6 @@ from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.files import os_errors
 from medvl_jobs.storage.open import open_storage
 from medvl_jobs.storage.publish import Publication
-
-STAGE = "prep-part"
-REFUSED = "refused."
-"""Before a reason in the counts of a part's manifest."""
-ENDS_SHARD = "ends_shard"
-"""1 in the counts of the last part of a file: how a reader knows that no part is missing."""
-
-
-def part_names(storage: Storage, key: str) -> list[str]:
-    """The parts that have their manifest, sorted."""
-    prefix, suffix = f"{layout.parts(key)}/", f"/{layout.MANIFEST}"
-    names = [name for name in storage.list_keys(prefix) if name.endswith(suffix)]
-    return [name.removeprefix(prefix).removesuffix(suffix) for name in names]
 
 
 def make_parts(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvl_jobs.prep.duplicates import DUPLICATE_ID, EXACT, KEEP, NEAR, Assignment, Rows, assign, near_pairs
-from medvl_jobs.prep.finalize import digests
+from medvl_jobs.prep.finished import digests
 from medvl_jobs.prep.rows import short_digest
 from medvl_jobs.prep.split import TICKETS
 from medvl_jobs.settings.prep import DuplicateSettings

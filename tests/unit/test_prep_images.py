@@ -237,7 +237,8 @@ def test_the_first_frame_of_an_animation_is_the_image() -> None:
 def test_what_does_not_decode_is_refused(data: bytes) -> None:
     reason, detail = refusal_of(data)
     assert reason is Reason.UNDECODABLE_IMAGE
-    assert f"{len(data)} bytes do not decode" in detail
+    assert detail.startswith(f"{len(data)} bytes ")
+    assert "0x" not in detail, "an address in memory would make the quarantine differ from run to run"
 
 
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:

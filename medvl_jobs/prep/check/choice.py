@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from medvl_jobs.prep.captions import UNKNOWN_LANGUAGE
 from medvl_jobs.prep.check.captions import drawn
 from medvl_jobs.prep.duplicates import DUPLICATE_ID, EXACT, KEEP, near_leaks, nearest, repeats
-from medvl_jobs.prep.finalize import Decision, Ledgers
+from medvl_jobs.prep.finalize import Decision
+from medvl_jobs.prep.finished import Ledgers
 from medvl_jobs.prep.split import SIDES
 
 SHOWN = 6

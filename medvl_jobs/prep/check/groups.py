@@ -18,7 +18,8 @@ from medvl_jobs.prep.check.choice import (
     repeated_ids,
 )
 from medvl_jobs.prep.check.rows import RowReader, Shown
-from medvl_jobs.prep.finalize import Decision, FinishedPart
+from medvl_jobs.prep.finalize import Decision
+from medvl_jobs.prep.finished import FinishedPart
 from medvl_jobs.prep.rows import Reason
 from medvl_jobs.settings.prep import PrepSettings
 

@@ -25,7 +25,8 @@ from medvl_jobs.prep.check.choice import scan
 from medvl_jobs.prep.check.groups import Choice, Group, groups
 from medvl_jobs.prep.check.language import Languages
 from medvl_jobs.prep.check.rows import RowReader
-from medvl_jobs.prep.finalize import Ledgers, decide
+from medvl_jobs.prep.finalize import decide
+from medvl_jobs.prep.finished import Ledgers
 from medvl_jobs.prep.gates import require_usable
 from medvl_jobs.prep.source import Source
 from medvl_jobs.settings.environment import read_environment

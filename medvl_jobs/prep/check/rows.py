@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 from medvl_jobs.contracts import layout
 from medvl_jobs.page.pictures import THUMBNAIL_BUDGET_BYTES, thumbnail
 from medvl_jobs.prep.check.choice import SHOWN, Scan
-from medvl_jobs.prep.finalize import FinishedPart
+from medvl_jobs.prep.finished import REFUSED, FinishedPart
 from medvl_jobs.prep.images import checked_image
-from medvl_jobs.prep.part import REFUSED
 from medvl_jobs.prep.rows import Reason, RefusedError
 from medvl_jobs.prep.source import FileSet
 from medvl_jobs.settings.prep import ImageSettings
