@@ -57,6 +57,7 @@ LEDGER = pa.schema(
         pa.field("phash", pa.uint64(), nullable=False),
         pa.field("green_box", pa.bool_(), nullable=False),
         pa.field("says_nothing", pa.bool_(), nullable=False),
+        pa.field("wording", pa.uint64(), nullable=False),
         pa.field("ticket", pa.uint64(), nullable=False),
     ]
 )
@@ -64,7 +65,8 @@ LEDGER = pa.schema(
 
 ``came_as``: format and mode in the source, ``JPEG L``. ``conversions``: what was done to the image. ``pixels``: sha256
 of the stored image, decoded. ``phash``: perceptual hash, 64 bits. ``green_box``: whether one is drawn on it.
-``says_nothing``: the caption is an apology or a placeholder. ``ticket``: what the group drew for the split.
+``says_nothing``: the caption is an apology or a placeholder. ``wording``: digest of its words, without digits and case.
+``ticket``: what the group drew for the split.
 """
 
 SPLIT = pa.schema(

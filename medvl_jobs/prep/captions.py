@@ -43,10 +43,10 @@ def says_nothing(caption: str) -> bool:
     return bool(_PLACEHOLDERS.fullmatch(caption) or (apologetic and _APOLOGIES.search(caption)))
 
 
-def wording(caption: str) -> bytes:
-    """8 bytes that are equal for captions that differ in case, digits and punctuation only.
+def wording(caption: str) -> int:
+    """64 bits that are equal for captions that differ in case, digits and punctuation only.
 
     "Slice 12 of the chest." and "slice 13 of the chest" say the same of two images.
     """
     letters = re.sub(r"[\W\d_]+", " ", caption.casefold()).strip()
-    return hashlib.blake2b(letters.encode(), digest_size=8).digest()
+    return int.from_bytes(hashlib.blake2b(letters.encode(), digest_size=8).digest(), "big")

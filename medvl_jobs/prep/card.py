@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from medvl_jobs.prep import duplicates
-from medvl_jobs.prep.captions import wording
 from medvl_jobs.prep.duplicates import Assignment
 from medvl_jobs.prep.rows import Reason
 from medvl_jobs.prep.split import SIDES
@@ -77,8 +76,7 @@ class Tally:
         self.says_nothing += int(np.count_nonzero(nothing))
         self.caption_characters.update(map(len, captions))
         self.caption_words.update(len(caption.split()) for caption in captions)
-        said = [wording(caption) for caption, empty in zip(captions, nothing.tolist(), strict=True) if not empty]
-        self._wordings.append(np.frombuffer(b"".join(said), np.uint64))
+        self._wordings.append(table["wording"].to_numpy()[~nothing])
 
     @property
     def accepted(self) -> int:

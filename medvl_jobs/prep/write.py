@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvl_jobs.prep.captions import says_nothing
+from medvl_jobs.prep.captions import says_nothing, wording
 from medvl_jobs.prep.rows import Example, RawRow, Refusal
 from medvl_jobs.prep.split import ticket
 
@@ -22,7 +22,7 @@ ROW_GROUP_BYTES = 64 << 20
 
 _REPETITIVE = frozenset({"group", "source", "reason", "part", "group_source", "came_as", "ticket"})
 _WITH_STATISTICS = _REPETITIVE | {"example_id", "width", "height", "row", "id"}
-_INCOMPRESSIBLE = frozenset({"image.bytes", "pixels", "phash"})
+_INCOMPRESSIBLE = frozenset({"image.bytes", "pixels", "phash", "wording"})
 """Compressed already, or random."""
 
 
@@ -103,6 +103,7 @@ def ledger_row(example: Example, split_seed: int) -> dict[str, Any]:
         "phash": image.pixels.phash,
         "green_box": image.pixels.green_box,
         "says_nothing": says_nothing(example.caption),
+        "wording": wording(example.caption),
         "ticket": ticket(example.group, split_seed),
     }
 
