@@ -18,7 +18,7 @@ from PIL import Image
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.facts import Facts, Region
 from medvl_jobs.contracts.manifest import FileEntry, Manifest
-from medvl_jobs.contracts.records import PREPARED, SCORES, SPLIT, Prediction
+from medvl_jobs.contracts.records import LEDGER, PREPARED, SCORES, SPLIT, Prediction
 from medvl_jobs.report.inputs import Answers, Evidence, Example, TrainingRun
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys, variants
@@ -90,7 +90,8 @@ class World:
         half = len(self.examples) // 2
         parts = {layout.part_name(0, n): e for n, e in enumerate((self.examples[:half], self.examples[half:]))}
         for name, examples in parts.items():
-            storage.write_bytes(f"{prefix}/parts/{name}/{layout.EXAMPLES}", prepared_parquet(examples))
+            storage.write_bytes(f"{prefix}/parts/{name}/{layout.EXAMPLES}", prepared_parquet(examples, PREPARED))
+            storage.write_bytes(f"{prefix}/parts/{name}/{layout.LEDGER}", prepared_parquet(examples, TOLD))
         val = [
             {"example_id": each.example_id, "part": name, "row": row}
             for name, examples in parts.items()
@@ -267,8 +268,12 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def prepared_parquet(examples: Sequence[Example]) -> bytes:
-    """One shard of a prepared dataset."""
+TOLD = pa.schema([LEDGER.field(name) for name in ("example_id", "caption", "group", "facts")])
+"""What the report reads of a ledger."""
+
+
+def prepared_parquet(examples: Sequence[Example], schema: pa.Schema) -> bytes:
+    """One part of a prepared dataset, or its ledger."""
     rows = [
         {
             "example_id": each.example_id,
@@ -281,7 +286,7 @@ def prepared_parquet(examples: Sequence[Example]) -> bytes:
         }
         for number, each in enumerate(examples)
     ]
-    return parquet(rows, PREPARED)
+    return parquet([{name: row[name] for name in schema.names} for row in rows], schema)
 
 
 def scores_parquet(scores: dict[str, dict[str, float]]) -> bytes:

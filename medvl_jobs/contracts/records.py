@@ -50,7 +50,7 @@ LEDGER = pa.schema(
         pa.field("file_name", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("has_facts", pa.bool_(), nullable=False),
+        pa.field("facts", pa.string()),
         pa.field("came_as", pa.string(), nullable=False),
         pa.field("conversions", pa.list_(pa.string()), nullable=False),
         pa.field("pixels", pa.binary(32), nullable=False),

@@ -34,11 +34,11 @@ def run(settings: RunSettings, storage: Storage, *, dry_run: bool = False) -> st
     print(show(steps), flush=True)
     if dry_run:
         return None
-    config = yaml.safe_dump(pinned.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    _record(storage, pinned, keys, steps, config)
+    _record(storage, pinned, keys, steps)
     with tempfile.TemporaryDirectory(prefix="medvl-run-") as folder:
         path = Path(folder) / "run.yaml"
-        path.write_text(config, encoding="utf-8")
+        here = pinned.model_copy(update={"prep": pinned.prep.model_copy(update={"indexes": 1})})  # no pods on a laptop
+        path.write_text(_as_yaml(here), encoding="utf-8")
         seconds = local.execute(steps, path)
     latest = {"key": keys.report, "report": layout.report_file(pinned.name, keys.report, "index.html")}
     storage.write_bytes(layout.latest(pinned.name), (json.dumps(latest, indent=2) + "\n").encode())
@@ -47,9 +47,13 @@ def run(settings: RunSettings, storage: Storage, *, dry_run: bool = False) -> st
     return latest["report"]
 
 
-def _record(storage: Storage, pinned: RunSettings, keys: StageKeys, steps: tuple[Step, ...], config: str) -> None:
+def _as_yaml(settings: RunSettings) -> str:
+    return str(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _record(storage: Storage, pinned: RunSettings, keys: StageKeys, steps: tuple[Step, ...]) -> None:
     """Keep the resolved settings and the graph beside the report that they lead to, as they were at the first start."""
     prefix = layout.run(pinned.name, keys.report)
-    storage.write_bytes(f"{prefix}/{layout.RUN_FILE}", config.encode(), if_absent=True)
+    storage.write_bytes(f"{prefix}/{layout.RUN_FILE}", _as_yaml(pinned).encode(), if_absent=True)
     graph = json.dumps(as_json(steps), indent=2) + "\n"
     storage.write_bytes(f"{prefix}/{layout.PLAN}", graph.encode(), if_absent=True)

@@ -51,8 +51,8 @@ def read_archive(
 ) -> Iterator[RawRow]:
     """A row for each file of the archive ``path``, called ``name``; numbered from 0; folders do not count.
 
-    A member's path may be absolute or hold ``..``: only its last part is used, to look the caption up and as the id
-    when the metadata has none, and nothing is written to disk, so no path leads anywhere. A link is refused, since what
+    A member's path may be absolute or hold ``..``: it is used to look the caption up, and its last part as the id when
+    the metadata has none, and nothing is written to disk, so no path leads anywhere. A link is refused, since what
     it stands for may lie outside of the archive, and so are a device and a file of more than ``max_file_bytes``, whose
     content is passed over and never held. Where the archive cannot be read any
     further there is one last row that says so; of a corrupt ``.tar.zst``, up to 1 MB before that place is lost as well.
@@ -88,12 +88,13 @@ def _row(
     if member.size > max_file_bytes:
         detail = f"{shown} has {member.size} bytes, more than {max_file_bytes}"
         return _refused(name, number, Reason.OVERSIZED_FILE, detail)
-    basename = member.name.rpartition("/")[2]
-    cells = index.find(basename)
+    cells = index.find(member.name)
+    if isinstance(cells, Refusal):
+        return RawRow(name, number, None, None, None, problem=cells)
     if cells is None:
         return _refused(name, number, Reason.UNMATCHED_IMAGE, f"no row of the captions has the name of {shown}")
     if cells["id"] in (None, ""):
-        cells = {**cells, "id": basename}
+        cells = {**cells, "id": member.name.rpartition("/")[2]}
     return RawRow(name, number, image=tape.exactly(member.size), **cells)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from medvl_jobs.errors import MissingInputError
 from medvl_jobs.prep.parquet import cell_values, column_names, open_parquet
+from medvl_jobs.prep.rows import Reason, Refusal
 from medvl_jobs.settings.prep import ColumnSettings
 from medvl_jobs.storage.files import atomic_path, os_errors
 
@@ -20,6 +21,7 @@ BATCH_ROWS = 1024
 _CACHE_KIB = 64 << 10
 """What SQLite may hold in memory while it builds an index, and the length of the runs that it sorts names in."""
 _CELLS = ("id", "caption", "group", "facts")
+_MOST_OF_ONE_NAME = 10_000
 
 
 class CaptionIndex:
@@ -42,11 +44,11 @@ class CaptionIndex:
         self._path = path
         self.rows: int
         """Of the metadata, all of them."""
-        self.duplicates: int
-        """Rows whose name an earlier row has; that one is found."""
+        self.repeated: int
+        """Rows whose last part of the path an earlier row has."""
         self.nameless: int
         """Rows whose name is null, empty or no text; no image can be theirs."""
-        self.rows, self.duplicates, self.nameless = database.execute("SELECT * FROM counts").fetchone()
+        self.rows, self.repeated, self.nameless = database.execute("SELECT * FROM counts").fetchone()
 
     @classmethod
     def build(cls, files: Sequence[tuple[Path, str]], columns: ColumnSettings, path: Path) -> Self:
@@ -67,15 +69,29 @@ class CaptionIndex:
             remedy = "build it again; it is made from the captions alone"
             raise MissingInputError("there is no finished index of captions", where=str(path), remedy=remedy) from error
 
-    def find(self, basename: str) -> Mapping[str, Any] | None:
-        """The cells of the first row of this name, by role; ``None`` for a role that its file does not have."""
-        query = "SELECT cells FROM captions WHERE name = ? ORDER BY rowid LIMIT 1"
+    def find(self, path: str) -> Mapping[str, Any] | Refusal | None:
+        """The cells of the row of this image, by role; ``None`` for a role that its file does not have.
+
+        The last part of ``path`` decides. Where rows of several folders have it, the one decides that names the most of
+        the folders of ``path``; when all of them name others, nobody can know which is meant, and that is a `Refusal`.
+        Of several rows that name the very same file, the first is found.
+        """
+        basename = path.rpartition("/")[2]
+        query = "SELECT path, cells FROM captions WHERE name = ? ORDER BY rowid"
         with _sqlite_errors(self._path):
             try:
-                found = self._database.execute(query, (basename,)).fetchone()
+                rows = self._database.execute(query, (basename,)).fetchmany(_MOST_OF_ONE_NAME)
             except UnicodeEncodeError:  # a name that is not UTF-8, with the surrogates that stand for its bytes
                 return None
-        return dict(zip(_CELLS, json.loads(found[0]), strict=True)) if found else None
+        paths = dict.fromkeys(named for named, _ in rows)
+        if len(paths) > 1:
+            paths = dict.fromkeys(each for each in paths if f"/{path}".endswith(f"/{each.lstrip('./')}"))
+            if not paths:
+                detail = f"{len(rows)} captions are of files of the name {basename!r:.120}, all in other folders"
+                return Refusal(Reason.AMBIGUOUS_NAME, detail)
+        closest = max(paths, key=len, default=None)
+        found = next((cells for named, cells in rows if named == closest), None)
+        return dict(zip(_CELLS, json.loads(found), strict=True)) if found else None
 
     def close(self) -> None:
         """Nothing is found any more."""
@@ -102,10 +118,10 @@ def _fill(
         database.execute(f"PRAGMA {setting}")
     database.execute(f"PRAGMA temp_store_directory = '{scratch}'")
     try:
-        database.execute("CREATE TABLE captions (name TEXT, cells TEXT)")
+        database.execute("CREATE TABLE captions (name TEXT, path TEXT, cells TEXT)")
         database.execute("BEGIN")
         for path, name in files:
-            database.executemany("INSERT INTO captions VALUES (?, ?)", _named_cells(path, name, columns))
+            database.executemany("INSERT INTO captions VALUES (?, ?, ?)", _named_cells(path, name, columns))
         database.execute("COMMIT")
         database.execute("CREATE INDEX by_name ON captions (name)")
         # Not count(DISTINCT name): that makes a second table of all names, where GROUP BY walks along the index.
@@ -116,8 +132,11 @@ def _fill(
         database.execute("PRAGMA temp_store_directory = ''")
 
 
-def _named_cells(path: Path, name: str, columns: ColumnSettings) -> Iterator[tuple[str | None, str | None]]:
-    """A row's name and its other cells, as JSON: of SQLite's own types a bool is a number and NaN is null."""
+def _named_cells(path: Path, name: str, columns: ColumnSettings) -> Iterator[tuple[str | None, str | None, str | None]]:
+    """A row's name, the path that it is the last part of, and the other cells.
+
+    They are JSON, since of SQLite's own types a bool is a number and NaN is null.
+    """
     with open_parquet(path, name) as file:
         wanted = column_names(file.schema_arrow.names, columns, name)
         for batch in file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted.values()))):
@@ -125,7 +144,7 @@ def _named_cells(path: Path, name: str, columns: ColumnSettings) -> Iterator[tup
             cells = [cell_values(batch.column(wanted[role])) if role in wanted else absent for role in _CELLS]
             for image, *others in zip(cell_values(batch.column(wanted["image"])), *cells, strict=True):
                 basename = image.rpartition("/")[2] if isinstance(image, str) else None
-                yield (basename, json.dumps(others, default=_odd)) if basename else (None, None)
+                yield (basename, image, json.dumps(others, default=_odd)) if basename else (None, None, None)
 
 
 def _odd(value: object) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Tally:
         self.conversions.update(name for names in conversions for name in names)
         self.kept_images += sum(not names for names in conversions)
         self.green_boxes += int(np.count_nonzero(table["green_box"].to_numpy()))
-        self.with_facts += int(np.count_nonzero(table["has_facts"].to_numpy()))
+        self.with_facts += int(table.num_rows - table["facts"].null_count)
         widths, heights = table["width"].to_numpy(), table["height"].to_numpy()
         self.longer_sides.update(np.maximum(widths, heights).tolist())
         self.shorter_sides.update(np.minimum(widths, heights).tolist())

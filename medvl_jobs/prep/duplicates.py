@@ -17,7 +17,7 @@ from medvl_jobs.settings.prep import DuplicateSettings, Policy
 
 HASH_BITS = 64
 _PAIRS_AT_ONCE = 1 << 22
-"""Candidates that are compared in one go: 64 MB."""
+"""Candidates that are compared in one go: 170 MB."""
 
 KEEP, DUPLICATE_ID, EXACT, NEAR = range(4)
 """Why a row is on neither side."""
@@ -25,18 +25,18 @@ KEEP, DUPLICATE_ID, EXACT, NEAR = range(4)
 
 @dataclass(frozen=True)
 class Rows:
-    """All accepted rows in the order of the source: N of them, 60 bytes each."""
+    """All accepted rows in the order of the source: N of them, 40 bytes each, 64-bit numbers all."""
 
     ids: np.ndarray
-    """[N] digests, 16 bytes."""
+    """[N] digests, see `rows.short_digest`."""
     groups: np.ndarray
-    """[N] digests, 16 bytes."""
+    """[N] digests."""
     tickets: np.ndarray
-    """[N] uint64: what the group drew, see `split.ticket`."""
+    """[N] what the group drew, see `split.ticket`."""
     pixels: np.ndarray
-    """[N] digests, 16 bytes."""
+    """[N] the first 64 bits of the pixels' sha256."""
     phashes: np.ndarray
-    """[N] uint64."""
+    """[N]"""
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ def near_leaks(rows: Rows, is_val: np.ndarray, left_out: np.ndarray, distance: i
 
 
 def _compared(rows: Rows, is_val: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """Places of the rows whose pictures are looked at: not those that are equal across and that exact let through."""
+    """Places of the rows that are looked at: not those of train whose very pixels val has, and that `_exact` let be."""
     alive = np.flatnonzero((left_out == KEEP) | (left_out == NEAR))
     _, picture = np.unique(rows.pixels[alive], return_inverse=True)
-    return alive[~_on_both(picture, is_val[alive])]
+    return alive[is_val[alive] | ~_on_both(picture, is_val[alive])]
 
 
 def nearest(phash: np.uint64, phashes: np.ndarray) -> tuple[int, int]:

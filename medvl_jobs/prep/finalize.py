@@ -26,7 +26,13 @@ from medvl_jobs.prep.write import TableFile
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.publish import Publication
 
-WITHOUT_CAPTION = (Reason.UNMATCHED_IMAGE, Reason.UNREADABLE_ROWS, Reason.UNSAFE_PATH, Reason.OVERSIZED_FILE)
+WITHOUT_CAPTION = (
+    Reason.UNMATCHED_IMAGE,
+    Reason.AMBIGUOUS_NAME,
+    Reason.UNREADABLE_ROWS,
+    Reason.UNSAFE_PATH,
+    Reason.OVERSIZED_FILE,
+)
 """Reasons for which a file in an archive was refused before its caption was looked at."""
 
 
@@ -54,7 +60,7 @@ def decide(ledgers: Ledgers, settings: RunSettings, outputs: Outputs | None = No
     made = card(tally, settings.prep)
     if (apart := ledgers.captions_apart()) is not None:
         without = sum(tally.refused[reason.value] for reason in WITHOUT_CAPTION)
-        made["captions_apart"] = {**apart, "with_image": tally.read - without}
+        made["captions_apart"] = {**apart, "images": tally.read - without}
     return Decision(decisive, assignment, made)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -101,17 +101,18 @@ class Ledgers:
         """What the split is decided by."""
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "groups", "tickets", "pixels", "phashes")}
         for _, table in self.tables(_DECIDING):
-            found["ids"].append(digests(short_digest(text) for text in table["example_id"].to_pylist()))
-            found["groups"].append(digests(short_digest(text) for text in table["group"].to_pylist()))
+            found["ids"].append(digests(table["example_id"].to_pylist()))
+            found["groups"].append(digests(table["group"].to_pylist()))
             found["tickets"].append(table["ticket"].to_numpy())
-            found["pixels"].append(digests(digest[:16] for digest in table["pixels"].to_pylist()))
+            beginnings = b"".join(digest[:8] for digest in table["pixels"].to_pylist())
+            found["pixels"].append(np.frombuffer(beginnings, np.uint64))
             found["phashes"].append(table["phash"].to_numpy())
         return Rows(**{name: np.concatenate(arrays) for name, arrays in found.items()})
 
 
-def digests(values: Iterable[bytes]) -> np.ndarray:
-    """[N] values of 16 bytes that numpy can sort, but for those it would take for text: trailing zeros are kept."""
-    return np.frombuffer(b"".join(values), dtype="V16").view(np.dtype([("high", "u8"), ("low", "u8")]))
+def digests(texts: Sequence[str]) -> np.ndarray:
+    """[N] uint64, see `rows.short_digest`."""
+    return np.fromiter(map(short_digest, texts), np.uint64, len(texts))
 
 
 def _fetched(names: Sequence[A], fetch: Callable[[A], B]) -> Iterator[B]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
+from medvl_jobs.errors import TryAgainError
 from medvl_jobs.page.words import quantity
 from medvl_jobs.prep.export import check_prompt
 from medvl_jobs.prep.finalize import Outputs, decide
@@ -22,7 +23,7 @@ from medvl_jobs.prep.split import Grouping
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
-from medvl_jobs.storage.files import os_errors
+from medvl_jobs.storage.files import os_errors, scratch_folder
 from medvl_jobs.storage.publish import Publication, read_manifest
 
 log = logging.getLogger(__name__)
@@ -39,14 +40,17 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest | None:
     prefix = layout.prepared(key)
     if (done := read_manifest(storage, prefix)) is not None:
         log.info("prep is done already: %s/%s", storage.uri, prefix)
+        place = f"{prefix}/{layout.CARD}"
+        card = json.loads(storage.read_bytes(place))  # the limits may not be those that it was made under
+        require_usable(card, settings.prep, where=f"{storage.uri}/{place}", prepared=f"{storage.uri}/{prefix}")
         return done
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="medvl-prep-") as folder, os_errors(Path(folder)):
-        source, parts = read(settings, storage, key, Path(folder))
+    with scratch_folder("medvl-prep-") as scratch, os_errors(scratch):
+        source, parts = read(settings, storage, key, scratch)
         if parts is None:
             return None
         publication = Publication(storage, prefix)
-        outputs = Outputs(Path(folder), settings)
+        outputs = Outputs(scratch, settings)
         card = decide(Ledgers(parts, storage, key), settings, outputs).card
         outputs.publish(publication, card)
     tell(card)
@@ -78,6 +82,9 @@ def read(
     source.require(prep.source_fingerprint)
     make_share(source, settings, storage, key, scratch)
     parts = finished_parts(storage, key, len(source.shards.keys))
+    if parts is None and prep.indexes == 1:
+        what = "another prep of the same dataset has made parts while this one ran, and has stopped"
+        raise TryAgainError(what, where=layout.prepared(key), remedy="start again: finished parts are kept")
     if parts is None:
         log.info("this share is done; the dataset is made when the other pods have done theirs")
     return source, parts
@@ -105,6 +112,11 @@ def warnings(card: dict[str, Any]) -> Iterator[str]:
         reason = "prep.group_pattern misses their ids" if card["group_source"]["pattern"] else "they name no group"
         advice = "slices of one patient can land on both sides; set prep.columns.group or prep.group_pattern"
         yield f"{lonely:,} rows are a group of their own ({reason}): {advice}"
+    if apart := card.get("captions_apart"):
+        if (lost := apart["rows"] - apart["images"]) > 0:
+            yield f"{lost:,} of {apart['rows']:,} captions have no image in the archives"
+        if apart["repeated_names"]:
+            yield f"{apart['repeated_names']:,} captions are of a file name that has come before"
     for kind, found in card["duplicates"].items():
         if found["across"]:
             moved, dropped = quantity(found["moved"], "row"), quantity(found["dropped"], "row")

@@ -31,11 +31,11 @@ _SHOWN_CHARS = 80
 
 
 def judge(rows: Iterable[RawRow], prep: PrepSettings, grouping: Grouping) -> Iterator[tuple[RawRow, Example | Refusal]]:
-    """Each row with what became of it. Of several examples with one id the first stays.
+    """Each row of a part with what became of it. Of several examples with one id the first stays.
 
     A refused row does not use its id up: a sound row that follows may have it.
     """
-    seen: set[bytes] = set()
+    seen: set[int] = set()
     for row in rows:
         verdict = examine(row, prep, grouping)
         if isinstance(verdict, Example):

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     UNREADABLE_ROWS = "unreadable_rows"
     UNSAFE_PATH = "unsafe_path"
     UNMATCHED_IMAGE = "unmatched_image"
+    AMBIGUOUS_NAME = "ambiguous_name"
     OVERSIZED_FILE = "oversized_file"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
@@ -132,6 +133,6 @@ class RefusedError(Exception):
         self.refusal = Refusal(reason, detail)
 
 
-def short_digest(text: str) -> bytes:
-    """16 bytes that stand for ``text`` in a set: of 25 million ids, two agree by chance once in 10^24 datasets."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def short_digest(text: str) -> int:
+    """64 bits that stand for ``text``: of 25 million, two agree by chance in one dataset of 60,000."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

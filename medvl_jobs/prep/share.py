@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from medvl_jobs.prep.finished import ENDS_SHARD, part_names
 from medvl_jobs.prep.shards import Piece, cut, is_streamed
 from medvl_jobs.prep.source import FileSet, Source
 from medvl_jobs.prep.workers import processors, workers
-from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.environment import Environment, read_environment
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.fetch import fetched
 from medvl_jobs.storage.publish import read_manifest
 
 log = logging.getLogger(__name__)
@@ -36,23 +38,38 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
     `SettingsError`, `DataError` and what the stores raise.
     """
     prep, environment = settings.prep, read_environment()
-    if environment.completion_index >= prep.indexes:
-        what = f"JOB_COMPLETION_INDEX is {environment.completion_index}, but prep.indexes is {prep.indexes}"
-        raise SettingsError(what, remedy="set prep.indexes to the completions of the Job")
-    share = _Share.of(source, prep, storage, key, environment.completion_index)
+    share = _Share.of(source, prep, storage, key, pod_index(prep, environment))
     if not share.shards:
         log.info("all parts of this share are there")
         return
-    captions = _index_captions(source.captions, prep, storage, key, scratch) if source.captions else None
     count = prep.workers or processors()
-    with workers(count) as run_all:
+    with ExitStack() as stack:
+        captions = None
+        if source.captions:
+            captions = _index_captions(source.captions, prep, storage, key, scratch)
+        run_all = stack.enter_context(workers(count))
         for batch in (share.shards[start : start + count] for start in range(0, len(share.shards), count)):
-            paths = {shard: source.shards.fetch(source.shards.keys[shard], scratch) for shard in batch}
-            pieces = [piece for shard, path in paths.items() for piece in share.pieces(shard, path)]
-            run_all([partial(_make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
-            for path in paths.values():
-                if path.parent == scratch:
-                    path.unlink()
+            with ExitStack() as files:
+                names = {shard: source.shards.keys[shard] for shard in batch}
+                paths = {
+                    shard: files.enter_context(fetched(source.shards.storage, name, scratch))
+                    for shard, name in names.items()
+                }
+                pieces = [piece for shard, path in paths.items() for piece in share.pieces(shard, path)]
+                run_all([partial(_make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
+
+
+def pod_index(prep: PrepSettings, environment: Environment) -> int:
+    """Which of the ``prep.indexes`` pods this is. Raises `SettingsError` when it is none of them."""
+    given, remedy = environment.completion_index, "set prep.indexes to the completions of the Job"
+    if prep.indexes == 1 and given is None:
+        return 0
+    if given is None:
+        what = f"prep.indexes is {prep.indexes}, but JOB_COMPLETION_INDEX does not say which of them this is"
+        raise SettingsError(what, remedy="start it as an Indexed Job, or leave prep.indexes out")
+    if not given.isdecimal() or int(given) >= prep.indexes:
+        raise SettingsError(f"JOB_COMPLETION_INDEX is {given}, but prep.indexes is {prep.indexes}", remedy=remedy)
+    return int(given)
 
 
 def _make_parts(*words: Any) -> None:
@@ -79,7 +96,7 @@ class _Share:
         by_file = len(names) >= prep.indexes or any(map(is_streamed, names))
         return cls(source, prep, storage, key, index, by_file, frozenset(part_names(storage, key)))
 
-    @property
+    @cached_property
     def shards(self) -> list[int]:
         """Files of which something may be left for this pod; those that are finished are not even fetched."""
         numbers = range(len(self.source.shards.keys))
@@ -115,11 +132,9 @@ def _index_captions(captions: FileSet, prep: PrepSettings, storage: Storage, key
     """Make the index that all workers read, once in each pod, and leave its counts for the card."""
     log.info("indexing the captions of %d files", len(captions.keys))
     path = scratch / "captions.sqlite"
-    files = [(captions.fetch(name, scratch), name) for name in captions.keys]
-    with CaptionIndex.build(files, prep.columns, path) as index:
-        found = {"rows": index.rows, "duplicate_names": index.duplicates, "nameless": index.nameless}
+    with ExitStack() as stack:
+        files = [(stack.enter_context(fetched(captions.storage, name, scratch)), name) for name in captions.keys]
+        index = stack.enter_context(CaptionIndex.build(files, prep.columns, path))
+        found = {"rows": index.rows, "repeated_names": index.repeated, "nameless": index.nameless}
     storage.write_bytes(layout.captions(key), (json.dumps(found) + "\n").encode())
-    for file, _ in files:
-        if file.parent == scratch:
-            file.unlink()
     return path

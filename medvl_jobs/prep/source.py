@@ -12,7 +12,6 @@ from medvl_jobs.prep.archives import is_archive
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.storage.base import Storage
-from medvl_jobs.storage.local import LocalStorage
 from medvl_jobs.storage.open import open_storage
 
 _REMEDIES = {
@@ -39,14 +38,6 @@ class FileSet:
     def fingerprints(self) -> dict[str, str]:
         """What the content of each file is known by. Raises `MissingInputError` when one has gone."""
         return {key: self._fingerprint(key) for key in self.keys}
-
-    def fetch(self, key: str, scratch: Path) -> Path:
-        """A path to the file: itself in a local store, else a download into ``scratch``."""
-        if isinstance(self.storage, LocalStorage):
-            return Path(self.storage.uri) / key
-        path = scratch / f"source-{short_hash(key)}"
-        self.storage.download(key, path)
-        return path
 
     def _fingerprint(self, key: str) -> str:
         stat = self.storage.stat(key)

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -55,7 +56,8 @@ def workers(count: int) -> Iterator[RunAll]:
 
         def run_all(tasks: Iterable[Task]) -> None:
             try:
-                for future in [pool.submit(task) for task in tasks]:
+                done, _ = wait_for_futures([pool.submit(task) for task in tasks], return_when=FIRST_EXCEPTION)
+                for future in done:
                     future.result()
             except BrokenProcessPool as error:
                 what = "a worker was killed, most likely because memory ran out"

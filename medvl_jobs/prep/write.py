@@ -96,7 +96,7 @@ def ledger_row(example: Example, split_seed: int) -> dict[str, Any]:
         "file_name": example.file_name,
         "width": image.width,
         "height": image.height,
-        "has_facts": example.facts is not None,
+        "facts": example.facts,
         "came_as": image.came_as,
         "conversions": list(image.conversions),
         "pixels": image.pixels.sha256,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medvl_jobs.contracts import layout
@@ -18,7 +17,8 @@ from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.contracts.manifest import InputRef, Manifest
 from medvl_jobs.contracts.records import Prediction, read_predictions
 from medvl_jobs.errors import DataError
-from medvl_jobs.model.prepared import split_tables
+from medvl_jobs.model.prepared import places, read_ledgers
+from medvl_jobs.model.prepared import read_examples as read_with_images
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys, variants
 from medvl_jobs.settings.run import RunSettings
@@ -106,12 +106,11 @@ def read_evidence(settings: RunSettings, storage: Storage, keys: StageKeys, scra
 
 def read_examples(storage: Storage, prepared_key: str, scratch: Path) -> tuple[Example, ...]:
     """The validation split, without its images: of a real dataset those are gigabytes."""
-    columns = ["example_id", "caption", "group", "facts"]
-    tables = split_tables(storage, prepared_key, "val", scratch, columns)
+    tables = read_ledgers(storage, prepared_key, places(storage, prepared_key, "val"), scratch)
     return tuple(
         Example(row["example_id"], row["caption"], row["group"], _facts(row["facts"]))
         for table in tables
-        for row in table.to_pylist()
+        for row in table.select(["example_id", "caption", "group", "facts"]).to_pylist()
     )
 
 
@@ -121,12 +120,9 @@ def _facts(text: str | None) -> Facts | None:
 
 def read_images(storage: Storage, prepared_key: str, scratch: Path, example_ids: Sequence[str]) -> dict[str, bytes]:
     """The encoded images of some examples of the validation split, by id."""
-    wanted = pa.array(example_ids, pa.string())
-    images = {}
-    for table in split_tables(storage, prepared_key, "val", scratch, ["example_id", "image"]):
-        chosen = table.filter(pc.is_in(table["example_id"], value_set=wanted))
-        images.update({row["example_id"]: row["image"]["bytes"] for row in chosen.to_pylist()})
-    return images
+    where = places(storage, prepared_key, "val", example_ids)
+    tables = read_with_images(storage, prepared_key, where, scratch)
+    return {row["example_id"]: row["image"]["bytes"] for table in tables for row in table.to_pylist()}
 
 
 def read_answers(storage: Storage, prefix: str) -> Answers:

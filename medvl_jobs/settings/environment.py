@@ -18,8 +18,8 @@ class Environment:
     git_sha: str | None
     image_digest: str | None
     termination_log: Path
-    completion_index: int
-    """Which pod of an Indexed Job this is, from 0."""
+    completion_index: str | None
+    """Which pod of an Indexed Job this is, ``"0"`` and on; none outside of one."""
 
 
 def read_environment() -> Environment:
@@ -28,7 +28,7 @@ def read_environment() -> Environment:
         git_sha=os.environ.get("MEDVL_GIT_SHA") or _git_sha(),
         image_digest=os.environ.get("MEDVL_IMAGE_DIGEST"),
         termination_log=Path(os.environ.get("MEDVL_TERMINATION_LOG", KUBERNETES_TERMINATION_LOG)),
-        completion_index=int(os.environ.get("JOB_COMPLETION_INDEX", "0")),
+        completion_index=os.environ.get("JOB_COMPLETION_INDEX"),
     )
 
 

@@ -58,7 +58,7 @@ class DuplicateSettings(Section):
     """Equal pixels."""
     near: Policy = "drop"
     """Perceptual hashes that differ in at most `near_distance` bits."""
-    near_distance: Annotated[int, Field(ge=0, le=8)] = 2
+    near_distance: Annotated[int, Field(ge=0, le=4)] = 2
     """Of 64 bits. Copies that were compressed or scaled differ in 0 to 2, see decision 0008."""
 
 

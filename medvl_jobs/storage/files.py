@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medvl_jobs.errors import AccessDeniedError, MedvlError, MissingInputError, SettingsError, TryAgainError
 from medvl_jobs.storage.keys import TEMPORARY
 
+_LOCK = ".lock"
 NOT_A_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """What the system says where a store says "no such object": a folder is no object, and nothing lies under a file."""
 
@@ -37,6 +41,23 @@ def atomic_path(target: Path, commit: Callable[[Path, Path], None] = os.replace)
         commit(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder for the block. What killed processes have left of the same prefix is removed first.
+
+    Each folder holds a locked file. A lock ends with its process, however that ended, and other than a process number
+    it means the same in every container that shares the disk.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_LOCK}"):
+        with suppress(OSError), left.open("r+") as lock:  # another user's, or somebody else is removing it right now
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix) as name, (Path(name) / f"{_LOCK}.new").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(lock.name, Path(name) / _LOCK)  # only now can it be found, and it is locked
+        yield Path(name)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -52,7 +52,7 @@ def test_rows_of_several_files_are_found_by_basename(tmp_path: Path) -> None:
         assert index.find("b.png") == {"id": "b.png", "caption": "of b", "group": None, "facts": None}
         assert index.find("c.png") == {"id": "c.png", "caption": "of c", "group": "mr", "facts": None}
         assert [index.find(name) for name in ("ct/a.png", "A.png", "", "%", "\udcff.png", "a.png\0")] == [None] * 6
-        assert (index.rows, index.duplicates, index.nameless) == (3, 0, 0)
+        assert (index.rows, index.repeated, index.nameless) == (3, 0, 0)
     assert os.listdir(tmp_path / "new") == ["index"]
 
 
@@ -60,11 +60,11 @@ def test_of_rows_with_one_name_the_first_is_found(tmp_path: Path) -> None:
     names = ["b.png", "x/a.png", "a.png", None, "", "folder/", "y/a.png", "b.png"]
     with build(tmp_path, image=names, id=range(8), caption=["text"] * 8) as index:
         assert [(index.find(name) or {})["id"] for name in ("a.png", "b.png")] == [1, 0]
-        assert (index.rows, index.duplicates, index.nameless) == (8, 3, 3)
+        assert (index.rows, index.repeated, index.nameless) == (8, 3, 3)
     with build(tmp_path, image=[1, 2], id=range(2), caption=["text"] * 2) as index:
-        assert (index.rows, index.duplicates, index.nameless) == (2, 0, 2)
+        assert (index.rows, index.repeated, index.nameless) == (2, 0, 2)
     with CaptionIndex.build([], ColumnSettings(), tmp_path / "index") as index:
-        assert (index.rows, index.duplicates, index.nameless, index.find("a.png")) == (0, 0, 0, None)
+        assert (index.rows, index.repeated, index.nameless, index.find("a.png")) == (0, 0, 0, None)
 
 
 NOT_UTF8 = pa.array([b"half a pair \xed\xa0\xbd", b"\xff"], pa.binary()).view(pa.string())

@@ -125,7 +125,7 @@ def test_what_has_no_partner_is_counted(full: Path) -> None:
     card = json.loads(open_storage(settings.storage).read_bytes(f"prepared/{KEY}/card.json"))
     assert card["rows"] == {"read": 62, "accepted": 60, "refused": 2, "left_out": 0}
     assert card["refused"] == {"unmatched_image": 2}
-    assert card["captions_apart"] == {"rows": 60, "duplicate_names": 0, "nameless": 0, "with_image": 60}
+    assert card["captions_apart"] == {"rows": 60, "repeated_names": 0, "nameless": 0, "images": 60}
 
 
 def test_an_archive_that_was_cut_off_costs_its_end(full: Path) -> None:

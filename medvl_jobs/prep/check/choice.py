@@ -1,6 +1,7 @@
 """Which rows the dataset check looks at: one pass over the ledgers, which leaves numbers of rows.
 
-Nobody picks: where many rows have a fault, those with the smallest lots are shown, and lots follow from the ids.
+Nobody picks: where many rows have a fault, those with the smallest lots are shown, and lots follow from the ids. Of ids
+that come again, the first are.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def scan(ledgers: Ledgers, decision: Decision) -> Scan:
 
 
 def lots_of(decision: Decision) -> np.ndarray:
-    """[N] uint64: half of each id's digest."""
-    return decision.rows.ids["high"]
+    """[N] uint64: each id's digest."""
+    return decision.rows.ids
 
 
 def _ranks(table: pa.Table, kept: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from medvl_jobs.contracts import layout
@@ -33,7 +32,7 @@ from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
-from medvl_jobs.storage.files import os_errors
+from medvl_jobs.storage.files import os_errors, scratch_folder
 from medvl_jobs.storage.publish import Publication, read_manifest
 
 log = logging.getLogger(__name__)
@@ -93,11 +92,11 @@ def judged_by(settings: RunSettings) -> dict[str, Any]:
 def _make(settings: RunSettings, storage: Storage, key: str, publication: Publication) -> dict[str, Any] | None:
     started = time.monotonic()
     languages = Languages(settings.prep.language)  # refused before hours of work
-    with tempfile.TemporaryDirectory(prefix="medvl-check-") as folder, os_errors(Path(folder)):
-        source, parts = prep.read(settings, storage, key, Path(folder))
+    with scratch_folder("medvl-check-") as scratch, os_errors(scratch):
+        source, parts = prep.read(settings, storage, key, scratch)
         if parts is None:
             return None
-        reader = RowReader(storage, key, Path(folder), settings.prep.image)
+        reader = RowReader(storage, key, scratch, settings.prep.image)
         card, shown = examine(Ledgers(parts, storage, key), settings, languages, reader)
     card["source"] = described(source, settings.prep)
     rendered = page.render(card, settings.prep, key, shown, list(prep.warnings(card)))

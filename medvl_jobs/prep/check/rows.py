@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.model.prepared import rows_at
 from medvl_jobs.page.pictures import THUMBNAIL_BUDGET_BYTES, thumbnail
 from medvl_jobs.prep.check.choice import SHOWN, Scan
 from medvl_jobs.prep.finished import REFUSED, FinishedPart
 from medvl_jobs.prep.images import checked_image
 from medvl_jobs.prep.rows import Reason, RefusedError
-from medvl_jobs.prep.source import FileSet
 from medvl_jobs.settings.prep import ImageSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.fetch import fetched
 
 THUMBNAIL_PIXELS = 224
 CAPTION_CHARACTERS = 160
@@ -74,9 +74,8 @@ class RowReader:
             wanted[part][place] = row
         shown = {}
         for part, numbers in sorted(wanted.items()):
-            with self._file(part, layout.EXAMPLES) as path:
-                for place, cells in _rows_at(path, numbers):
-                    shown[numbers[place]] = self._example(f"part {part}, row {place}", cells)
+            for place, cells in self._rows(part, layout.EXAMPLES, numbers):
+                shown[numbers[place]] = self._example(f"part {part}, row {place}", cells)
         return shown
 
     def refused(self, parts: Sequence[FinishedPart]) -> dict[str, list[Shown]]:
@@ -86,17 +85,17 @@ class RowReader:
             wanted = {reason for reason in _reasons(part.manifest.counts) if len(shown[reason]) < SHOWN}
             if not wanted:
                 continue
-            with self._file(part.name, layout.QUARANTINE) as path:
-                reasons = pq.read_table(path, columns=["reason"])["reason"].to_pylist()
-                numbers = [
-                    number
-                    for reason in sorted(wanted)
-                    for number in [n for n, found in enumerate(reasons) if found == reason][
-                        : SHOWN - len(shown[reason])
-                    ]
-                ]
-                for _, cells in _rows_at(path, numbers):
-                    shown[cells["reason"]].append(self._quarantined(cells))
+            key = f"{layout.prepared_part(self.key, part.name)}/{layout.QUARANTINE}"
+            with fetched(self.storage, key, self.scratch) as path:
+                reasons = pq.ParquetFile(path).read(["reason"])["reason"].to_pylist()
+            left = {reason: SHOWN - len(shown[reason]) for reason in wanted}
+            numbers = []
+            for number, reason in enumerate(reasons):
+                if left.get(reason, 0) > 0:
+                    left[reason] -= 1
+                    numbers.append(number)
+            for _, cells in self._rows(part.name, layout.QUARANTINE, numbers):
+                shown[cells["reason"]].append(self._quarantined(cells))
         return shown
 
     def _example(self, place: str, cells: Mapping[str, Any]) -> Shown:
@@ -126,14 +125,12 @@ class RowReader:
         self._budget -= len(address)
         return address, ""
 
-    @contextmanager
-    def _file(self, part: str, name: str) -> Iterator[Path]:
-        path = FileSet(self.storage, ()).fetch(f"{layout.prepared_part(self.key, part)}/{name}", self.scratch)
-        try:
-            yield path
-        finally:
-            if self.scratch in path.parents:
-                path.unlink()
+    def _rows(self, part: str, file: str, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows of one file of a part by their number, in that order."""
+        wanted = np.array(sorted(numbers))
+        with fetched(self.storage, f"{layout.prepared_part(self.key, part)}/{file}", self.scratch) as path:
+            rows = (row for table in rows_at(path, wanted) for row in table.to_pylist())
+            yield from zip(wanted.tolist(), rows, strict=True)
 
 
 def shortened(text: str, characters: int = CAPTION_CHARACTERS) -> str:
@@ -148,18 +145,3 @@ def shortened(text: str, characters: int = CAPTION_CHARACTERS) -> str:
 
 def _reasons(counts: Mapping[str, int]) -> list[str]:
     return [name.removeprefix(REFUSED) for name, rows in counts.items() if name.startswith(REFUSED) and rows]
-
-
-def _rows_at(path: Path, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a parquet file with these numbers, in their order."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        ends = np.cumsum(sizes)
-        groups: dict[int, list[int]] = defaultdict(list)
-        for number in sorted(numbers):
-            groups[int(np.searchsorted(ends, number, "right"))].append(number)
-        for group, members in groups.items():
-            table = file.read_row_group(group)
-            first = int(ends[group]) - sizes[group]
-            for number in members:
-                yield number, table.slice(number - first, 1).to_pylist()[0]
