@@ -24,7 +24,7 @@ from medvl_jobs.prep import caption_index
 from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.judge import checked_caption, checked_facts, checked_id
 from medvl_jobs.prep.parquet import cell_values
-from medvl_jobs.prep.rows import RefusedError
+from medvl_jobs.prep.rows import Reason, Refusal, RefusedError
 from medvl_jobs.settings.prep import ColumnSettings
 
 MIB = 1 << 20
@@ -51,15 +51,26 @@ def test_rows_of_several_files_are_found_by_basename(tmp_path: Path) -> None:
         assert index.find("a.png") == {"id": "ct/a.png", "caption": "of a", "group": "ct", "facts": None}
         assert index.find("b.png") == {"id": "b.png", "caption": "of b", "group": None, "facts": None}
         assert index.find("c.png") == {"id": "c.png", "caption": "of c", "group": "mr", "facts": None}
-        assert [index.find(name) for name in ("ct/a.png", "A.png", "", "%", "\udcff.png", "a.png\0")] == [None] * 6
+        assert [index.find(name) for name in ("A.png", "", "%", "\udcff.png", "a.png\0")] == [None] * 5
         assert (index.rows, index.repeated, index.nameless) == (3, 0, 0)
     assert os.listdir(tmp_path / "new") == ["index"]
 
 
-def test_of_rows_with_one_name_the_first_is_found(tmp_path: Path) -> None:
+def test_folders_decide_between_rows_of_one_name(tmp_path: Path) -> None:
+    names = ["ct/1.png", "./mr/1.png", "all/mr/1.png", "2.png"]
+    with build(tmp_path, image=names, id=range(4), caption=["text"] * 4) as index:
+        found = {path: index.find(path) for path in ("mr/1.png", "x/all/mr/1.png", "x/ct/1.png", "anywhere/2.png")}
+        assert [cells["id"] for cells in found.values() if isinstance(cells, dict)] == [1, 2, 0, 3]
+        for path in ("1.png", "us/1.png", "xct/1.png"):
+            refusal = index.find(path)
+            assert isinstance(refusal, Refusal), path
+            assert refusal.reason is Reason.AMBIGUOUS_NAME
+
+
+def test_of_rows_with_one_path_the_first_is_found(tmp_path: Path) -> None:
     names = ["b.png", "x/a.png", "a.png", None, "", "folder/", "y/a.png", "b.png"]
     with build(tmp_path, image=names, id=range(8), caption=["text"] * 8) as index:
-        assert [(index.find(name) or {})["id"] for name in ("a.png", "b.png")] == [1, 0]
+        assert [index.find(name)["id"] for name in ("a.png", "b.png")] == [2, 0]
         assert (index.rows, index.repeated, index.nameless) == (8, 3, 3)
     with build(tmp_path, image=[1, 2], id=range(2), caption=["text"] * 2) as index:
         assert (index.rows, index.repeated, index.nameless) == (2, 0, 2)
