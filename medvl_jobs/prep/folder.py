@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from medvl_jobs.errors import MissingInputError, SettingsError
+from medvl_jobs.errors import DataError, MissingInputError, SettingsError
 from medvl_jobs.prep.rows import Reason, Refusal
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.keys import checked_key
 
+MAX_FILE_BYTES = 500 << 20
+"""Of one image as a file: none that is let in by its pixels is larger."""
 _MAX_NAME_BYTES = 255
 """Of one part of a path: what file systems take."""
 _MAX_PATH_BYTES = 1024
@@ -20,7 +22,7 @@ _SHOWN_CHARS = 120
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The folder ``prep.image_folder``: a local directory or an S3 prefix. No path leads out of it."""
+    """The folder ``prep.image_folder``: a local directory or an S3 prefix. No path in a row leads out of it."""
 
     storage: Storage
 
@@ -29,7 +31,9 @@ class ImageFolder:
         if problem := _path_problem(path_text):
             return Refusal(Reason.UNSAFE_PATH, f"the path {_shown(path_text)} {problem}")
         try:
-            return self.storage.read_bytes(_key(path_text))
+            return self.storage.read_bytes(_key(path_text), limit=MAX_FILE_BYTES)
+        except DataError as error:
+            return Refusal(Reason.OVERSIZED_FILE, f"the file {_shown(path_text)}: {error.what}")
         except MissingInputError:
             return Refusal(Reason.MISSING_IMAGE, f"there is no file {_shown(path_text)} in {self.storage.uri}")
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -34,6 +35,10 @@ _TURNED_OR_SEVERAL = (b"Exif\0\0", b"MPF\0")
 """How the blocks of a JPEG begin that may say that it lies on its side, or that there are more images."""
 _KEPT: dict[str, Suffix] = {"JPEG": "jpg", "PNG": "png"}
 _KEPT_MODES = ("RGB", "L")
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has."""
+_DEEP_MODES = ("RGB", "RGBA", "LA")
+"""As what Pillow opens a PNG of 16 bits in colour or with alpha."""
 _SEVERAL_FRAMES = ("GIF", "MPO", "TIFF", "WEBP")
 
 
@@ -124,9 +129,13 @@ def _stored_form(data: bytes, image: Image.Image, settings: ImageSettings) -> Ch
     came_as = f"{image_format} {image.mode}"
     image.load()
     turned, large = _lies_turned(image), math.prod(image.size) > (settings.max_pixels or math.inf)
-    if image_format in _KEPT and image.mode in _KEPT_MODES and not turned and not large:
+    deep = image_format == "PNG" and data[_PNG_DEPTH] == 16 and image.mode in _DEEP_MODES
+    if image_format in _KEPT and image.mode in _KEPT_MODES and not (turned or large or deep):
         return CheckedImage(data, _KEPT[image_format], *image.size, (), came_as, measure(np.asarray(image)))
     plain, conversions = image, []
+    if deep:
+        plain = _deep_color(data, image, settings.window)
+        conversions.append(_deep_name(settings.window))
     if image_format in _SEVERAL_FRAMES and getattr(image, "n_frames", 1) > 1:
         conversions.append("first_of_several_frames")
     if turned:
@@ -163,8 +172,7 @@ def _plain_mode(image: Image.Image, window: Window | None) -> tuple[Image.Image,
         case "1":
             return image.convert("L"), "1_bit_to_gray"
         case "I" | "F" | "I;16" | "I;16L" | "I;16B" | "I;16N":
-            name = "high_bit_depth_windowed" if window else "high_bit_depth_min_max_scaled"
-            return _scaled(image, window), name
+            return _scaled(np.asarray(image, np.float64), window), _deep_name(window)
         case other:
             return image.convert("RGB"), f"{other.lower()}_to_rgb"
 
@@ -176,19 +184,35 @@ def _on_black(image: Image.Image) -> Image.Image:
     return flat.convert("L" if image.mode in ("LA", "La") else "RGB")
 
 
-def _scaled(image: Image.Image, window: Window | None) -> Image.Image:
+def _deep_name(window: Window | None) -> str:
+    return "high_bit_depth_windowed" if window else "high_bit_depth_min_max_scaled"
+
+
+def _deep_color(data: bytes, image: Image.Image, window: Window | None) -> Image.Image:
+    """A PNG in colour or with alpha of 16 bits a channel, of which Pillow keeps the upper 8: nothing, of a dark one."""
+    channels_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if channels_HWC is None or channels_HWC.ndim != 3:
+        raise RefusedError(Reason.UNDECODABLE_IMAGE, "16 bits a channel that do not decode")
+    colors_HWC = channels_HWC[..., 2::-1].astype(np.float64)  # OpenCV has blue first, and alpha last
+    if channels_HWC.shape[2] == 4:
+        colors_HWC *= channels_HWC[..., 3:] / 65535  # onto black
+    plain = _scaled(colors_HWC, window)
+    plain.info.update({name: image.info[name] for name in ("exif",) if name in image.info})
+    return plain
+
+
+def _scaled(values: np.ndarray, window: Window | None) -> Image.Image:
     """The lower end of the window becomes 0 and the upper end 255; without a window, the darkest and brightest pixel.
 
     A flat image becomes black. Trap: Pillow's own conversion from 16 to 8 bit clips at 255, which turns nearly every
     scan white.
     """
-    values_HW = np.asarray(image, dtype=np.float64)
-    finite = np.isfinite(values_HW)
+    finite = np.isfinite(values)
     if not finite.any():
         raise RefusedError(Reason.UNDECODABLE_IMAGE, "no pixel is a finite number")
-    low, high = window or (values_HW[finite].min(), values_HW[finite].max())
-    shares_HW = (np.where(finite, values_HW, low) - low) / max(high - low, np.finfo(np.float64).tiny)
-    return Image.fromarray(np.rint(np.clip(shares_HW, 0, 1) * 255).astype(np.uint8))
+    low, high = window or (values[finite].min(), values[finite].max())
+    shares = (np.where(finite, values, low) - low) / max(high - low, np.finfo(np.float64).tiny)
+    return Image.fromarray(np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8))
 
 
 def _shrunk(image: Image.Image, settings: ImageSettings) -> Image.Image:

@@ -14,16 +14,13 @@ from pathlib import Path
 
 from medvl_jobs.prep.archives import is_archive, read_archive
 from medvl_jobs.prep.caption_index import CaptionIndex
-from medvl_jobs.prep.folder import ImageFolder, resolve
+from medvl_jobs.prep.folder import MAX_FILE_BYTES, ImageFolder, resolve
 from medvl_jobs.prep.jsonl import line_offsets, read_jsonl
 from medvl_jobs.prep.parquet import RowRange, read_parquet, row_ranges
 from medvl_jobs.prep.rows import RawRow, Refusal
 from medvl_jobs.prep.source import open_folder
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.storage import StorageSettings
-
-MAX_FILE_BYTES = 500 << 20
-"""Of one file in an archive: no image that is let in by its pixels is larger."""
 
 _JSON_LINES = (".jsonl", ".ndjson")
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from medvl_jobs.errors import DataError
+
 
 @dataclass(frozen=True)
 class ObjectStat:
@@ -25,6 +27,12 @@ class ObjectStat:
     """Changes when the content changes: ``sha256:…`` of the content on a directory, ``etag:…`` on S3."""
 
 
+def refuse_above(limit: int, size: int, where: str) -> None:
+    """Raises `DataError` when an object has more than ``limit`` bytes."""
+    if size > limit:
+        raise DataError(f"it has {size} bytes, more than {limit}", where=where, remedy="take it out of the source")
+
+
 class Storage(Protocol):
     """Bytes under keys. All methods raise `AccessDeniedError` and `TryAgainError` besides what they name."""
 
@@ -33,8 +41,11 @@ class Storage(Protocol):
         """Where this store lies, as the user wrote it: ``s3://bucket/prefix`` or an absolute directory."""
         ...
 
-    def read_bytes(self, key: str) -> bytes:
-        """The whole object. Raises `MissingInputError` when there is none."""
+    def read_bytes(self, key: str, *, limit: int | None = None) -> bytes:
+        """The whole object. Raises `MissingInputError` when there is none.
+
+        Raises `DataError` when it has more than ``limit`` bytes, of which none is read then.
+        """
         ...
 
     def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:

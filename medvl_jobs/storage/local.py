@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medvl_jobs.errors import MissingInputError, SettingsError
-from medvl_jobs.storage.base import ObjectStat
+from medvl_jobs.storage.base import ObjectStat, refuse_above
 from medvl_jobs.storage.files import NOT_A_FILE, atomic_path, os_errors
 from medvl_jobs.storage.keys import TEMPORARY, checked_key, checked_prefix
 
@@ -28,11 +28,13 @@ class LocalStorage:
         """The absolute directory."""
         return str(self._root)
 
-    def read_bytes(self, key: str) -> bytes:
+    def read_bytes(self, key: str, *, limit: int | None = None) -> bytes:
         """See `Storage.read_bytes`."""
         path = self._path(key)
         with os_errors(path):
             try:
+                if limit is not None:
+                    refuse_above(limit, path.stat().st_size, str(path))
                 return path.read_bytes()
             except NOT_A_FILE as error:
                 raise self._missing(path) from error

@@ -17,7 +17,7 @@ from s3transfer import exceptions as transfer
 
 from medvl_jobs.errors import AccessDeniedError, MedvlError, MissingInputError, SettingsError, TryAgainError
 from medvl_jobs.settings.storage import StorageSettings
-from medvl_jobs.storage.base import ObjectStat
+from medvl_jobs.storage.base import ObjectStat, refuse_above
 from medvl_jobs.storage.files import atomic_path, os_errors
 from medvl_jobs.storage.keys import checked_key, checked_prefix
 
@@ -54,10 +54,13 @@ class S3Storage:
         """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
-    def read_bytes(self, key: str) -> bytes:
+    def read_bytes(self, key: str, *, limit: int | None = None) -> bytes:
         """See `Storage.read_bytes`."""
         with self._errors(key):
-            return self._client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"].read()
+            found = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
+            if limit is not None:
+                refuse_above(limit, found["ContentLength"], self._where(key))
+            return found["Body"].read()
 
     def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """See `Storage.write_bytes`.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl_jobs.errors import MissingInputError, SettingsError
+from medvl_jobs.errors import DataError, MissingInputError, SettingsError
 from medvl_jobs.storage.base import Storage
 
 ODD_KEYS = [
@@ -120,6 +120,13 @@ def test_if_absent_lets_exactly_one_of_many_writers_win(storage: Storage) -> Non
 
 
 # --- listing ---
+
+
+def test_an_object_above_the_limit_is_not_read(storage: Storage) -> None:
+    storage.write_bytes("a", b"12345")
+    assert storage.read_bytes("a", limit=5) == b"12345"
+    with pytest.raises(DataError, match="5 bytes, more than 4"):
+        storage.read_bytes("a", limit=4)
 
 
 def test_listing_is_sorted_and_goes_by_string_prefix(storage: Storage) -> None:

@@ -6,6 +6,7 @@ import io
 import time
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,6 +136,20 @@ def test_16_bit_is_cut_to_the_window_when_there_is_one() -> None:
     result = np.asarray(opened(image))
     assert [*result[0, :4], result[5, 5]] == [0, 0, 255, 255, 128]
     assert check(png(), window=(0, 1)).conversions == (), "8-bit images are not windowed"
+
+
+def test_16_bit_colour_is_not_cut_to_its_upper_half() -> None:
+    """Pillow would: all below 256 of 65,535 would be black, and the image counted as kept."""
+    values = np.random.default_rng(0).integers(100, 250, (32, 40, 3), np.uint16)
+    image = check(cv2.imencode(".png", values)[1].tobytes())
+    assert image.conversions == ("high_bit_depth_min_max_scaled",)
+    expected = np.rint((values[..., ::-1] - values.min()) / (values.max() - values.min()) * 255)
+    assert np.array_equal(np.asarray(opened(image)), expected.astype(np.uint8))
+    clear = np.dstack([values, np.zeros((32, 40, 1), np.uint16)])
+    assert np.asarray(opened(check(cv2.imencode(".png", clear)[1].tobytes()))).max() == 0
+    assert check(cv2.imencode(".png", values)[1].tobytes(), window=(0, 65535)).conversions == (
+        "high_bit_depth_windowed",
+    )
 
 
 @pytest.mark.parametrize("window", [[5, 5], [9, 1], [1], ["a", "b"]])
