@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
+import subprocess
+import tarfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pipeline_runs import medvl, start
 from prep_data import record, write_parquet
@@ -29,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(source: Path, store: Path) -> tuple[str, ...]:
-    more = ("prep.rows_per_part=25", "prep.llamafactory_export=true", "prep.workers=2", "model.fingerprint=none")
+    more = ("prep.rows_per_part=25", "prep.llamafactory_export=true", "prep.workers=2")
     return ("prep", f"prep.source={source}", f"storage.uri={store}", *more)
 
 
@@ -111,6 +115,54 @@ def test_a_worker_that_is_killed_is_worth_another_try(source: Path, clean: dict[
     assert "a worker was killed" in log.read_text()
     medvl(*words(source, store))
     assert hashes(store) == clean
+
+
+def test_seven_pods_at_once_of_which_one_is_killed(source: Path, clean: dict[str, str], tmp_path: Path) -> None:
+    """As an Indexed Job has it: all start at once, one dies, and its index is started again."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    command = (*words(source, store)[:-1], "prep.workers=1", "prep.indexes=7")
+
+    def pod(index: int) -> subprocess.Popen[bytes]:
+        return start(*command, log=log, env={"JOB_COMPLETION_INDEX": str(index)})
+
+    pods = [pod(index) for index in range(7)]
+    os.kill(pods[3].pid, signal.SIGKILL)
+    assert [each.wait(timeout=120) for each in pods].count(-signal.SIGKILL) == 1, log.read_text()
+    assert not list(store.glob("prepared/*/manifest.json")), "one share is missing"
+    before = {path: path.read_bytes() for path in store.glob("prepared/*/parts/*/manifest.json")}
+    assert pod(3).wait(timeout=60) == 0, log.read_text()
+    assert {path: path.read_bytes() for path in before} == before, "the parts of the others are not made again"
+    assert len(before) < parts(store) == 16
+    assert hashes(store) == clean
+
+
+def test_archives_killed_and_started_twice(tmp_path: Path) -> None:
+    rows = [record(number) for number in range(200)]
+    (tmp_path / "archives").mkdir()
+    for number in range(2):
+        with tarfile.open(tmp_path / "archives" / f"{number}.tar", "w") as tar:
+            for row in rows[number::2]:
+                info = tarfile.TarInfo(f"images/{row['id']}.png")
+                info.size = len(row["image"]["bytes"])
+                tar.addfile(info, io.BytesIO(row["image"]["bytes"]))
+    told = [{"image": f"{row['id']}.png", "id": row["id"], "caption": row["caption"]} for row in rows]
+    write_parquet(tmp_path / "captions.parquet", told, image=pa.string())
+
+    def command(store: Path) -> tuple[str, ...]:
+        source = (f"prep.source={tmp_path}/captions.parquet", f"prep.archives={tmp_path}/archives")
+        more = ("prep.rows_per_part=10", "prep.workers=2", "prep.group_pattern=^(patient[0-9]+)")
+        return ("prep", *source, *more, f"storage.uri={store}")
+
+    clean, store, log = tmp_path / "clean", tmp_path / "store", tmp_path / "log"
+    medvl(*command(clean))
+    for count in (1, 7, 15):
+        run = start(*command(store), log=log)
+        wait_for(store, count, log)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    both = [start(*command(store), log=log) for _ in range(2)]
+    assert [each.wait(timeout=120) for each in both] == [0, 0], log.read_text()
+    assert hashes(store) == hashes(clean)
 
 
 def test_two_at_once_make_one(source: Path, clean: dict[str, str], tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import logging
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from medvl_jobs.contracts.manifest import Manifest
 from medvl_jobs.errors import DataError, MissingInputError, SettingsError, TryAgainError
 from medvl_jobs.prep import part
 from medvl_jobs.prep.job import run
+from medvl_jobs.prep.workers import workers
 from medvl_jobs.settings.prep import ColumnSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.settings.storage import StorageSettings
@@ -310,10 +314,54 @@ def test_a_pod_makes_only_what_is_missing(tmp_path: Path, caplog: pytest.LogCapt
     assert hashes(store) == before
 
 
-def test_an_index_beyond_the_pods_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
-    with pytest.raises(SettingsError, match=r"prep\.indexes is 2"):
+@pytest.mark.parametrize("index", ["2", "-1", "x", "", None])
+def test_an_index_that_is_none_of_the_pods_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str | None
+) -> None:
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    if index is not None:
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    with pytest.raises(SettingsError, match=r"prep\.indexes is 2") as caught:
         prepare(tmp_path, good(), indexes=2)
+    assert "prep.indexes" in caught.value.remedy
+
+
+def test_new_limits_are_held_against_a_finished_dataset(tmp_path: Path) -> None:
+    rows = good()
+    rows[0]["caption"] = ""
+    prepare(tmp_path, rows)
+    with pytest.raises(DataError, match="1 of 60 rows cannot be used"):
+        prepare(tmp_path, rows, gates={"refused": 0})
+    assert prepare(tmp_path, rows).counts["refused"] == 1
+
+
+def test_parts_that_another_attempt_left_half_way_are_worth_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medvl_jobs.prep.job.make_share", lambda *_: None)
+    with pytest.raises(TryAgainError, match="another prep of the same dataset"):
+        prepare(tmp_path, good())
+
+
+def test_what_a_killed_prep_left_in_scratch_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    for name in ("medvl-prep-dead", "medvl-prep-alive", "medvl-prep-new", "other"):
+        (tmp_path / "tmp" / name).mkdir(parents=True)
+        (tmp_path / "tmp" / name / "data").write_text("x")
+    for name in ("medvl-prep-dead", "medvl-prep-alive"):
+        (tmp_path / "tmp" / name / ".lock").touch()
+    with (tmp_path / "tmp" / "medvl-prep-alive" / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        prepare(tmp_path, good())
+    left = sorted(path.name for path in (tmp_path / "tmp").iterdir())
+    assert left == ["medvl-prep-alive", "medvl-prep-new", "other"], "what is locked, or not locked yet, is somebody's"
+
+
+def test_the_first_error_does_not_wait_for_the_others() -> None:
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError), workers(2) as run_all:
+        run_all([partial(time.sleep, 60), partial(divmod, 1, 0)])
+    assert time.monotonic() - started < 30
 
 
 def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
