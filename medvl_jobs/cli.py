@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 import medvl_jobs
-from medvl_jobs.errors import MedvlError, PreemptedError, SettingsError
+from medvl_jobs.errors import MedvlError, PreemptedError, SettingsError, TryAgainError
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings, load_settings
@@ -75,9 +75,13 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         _dispatch(parser().parse_args(words))
     except MedvlError as error:
-        print(f"medvl: {error}", file=sys.stderr)
-        _last_words(error.as_dict())
-        return error.exit_code
+        return _failed(error)
+    except _Terminated:
+        remedy = "start the same command again: what is finished is kept"
+        return _failed(PreemptedError("stopped by SIGTERM", remedy=remedy))
+    except MemoryError:
+        remedy = "give it more memory, or less to do at once (prep.workers, train.batch_size, eval.batch_size)"
+        return _failed(TryAgainError("memory ran out", remedy=remedy))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  the last stop: whatever nobody foresaw must reach the termination log
@@ -92,9 +96,19 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _failed(error: MedvlError) -> int:
+    print(f"medvl: {error}", file=sys.stderr)
+    _last_words(error.as_dict())
+    return error.exit_code
+
+
+class _Terminated(BaseException):
+    """No ``Exception``: some code here takes all of those for damage in what it reads, and would go on."""
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     """SIGTERM outside the training loop. As process 1 of a container we would not even get it without a handler."""
-    raise PreemptedError("stopped by SIGTERM", remedy="start the same command again: what is finished is kept")
+    raise _Terminated
 
 
 def _dispatch(arguments: argparse.Namespace) -> None:

@@ -72,6 +72,11 @@ def part_name(file: int, number: int) -> str:
     return f"{file:05d}-{number:05d}"
 
 
+def shard_of(part: str) -> int:
+    """Which source file a part is of."""
+    return int(part.partition("-")[0])
+
+
 def prepared_part(key: str, name: str) -> str:
     """Prefix of one part."""
     return f"{parts(key)}/{name}"

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from medvl_jobs.errors import DataError
 from medvl_jobs.prep.caption_index import CaptionIndex
+from medvl_jobs.prep.parquet import not_the_file
 from medvl_jobs.prep.rows import RawRow, Reason, Refusal
 from medvl_jobs.storage.files import os_errors
 
@@ -120,8 +121,8 @@ class _Tape:
         try:
             data: bytes = self._stream.read(size)
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk, not the file
+            if not_the_file(error):
+                raise
             raise _BrokenError(str(error)) from error
         self.position += len(data)
         return data

@@ -36,6 +36,15 @@ def command_in(text: str) -> re.Match[str] | None:
     return _COMMANDS.search(text) if "<" in text or not text.isprintable() else None
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written: JSON lets half a surrogate pair through."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def says_nothing(caption: str) -> bool:
     """Whether the text is a placeholder, or the apology of the model that was to write the caption."""
     lowered = caption.lower()

@@ -7,7 +7,7 @@ that may differ, and nearly equal ones, where somebody has compressed or scaled 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -70,8 +70,14 @@ class Assignment:
 def assign(rows: Rows, val_ratio: float, policy: DuplicateSettings) -> Assignment:
     """Put every row on a side, and leave out what has to be. The same rows in another order get the same sides."""
     state = _State.of(rows, val_ratio)
-    exact = _exact(rows, state, policy.exact)
-    near = _near(rows, state, policy.near, policy.near_distance)
+    # All moves before all drops: a row that is dropped for its copy in val must still have it there in the end.
+    exact = _find_exact(rows, state, policy.exact)
+    near = _find_near(rows, state, policy.near, policy.near_distance)
+    if policy.exact == "drop":
+        exact = replace(exact, dropped=state.leave_out(_exact_leaks(rows, state), EXACT))
+    if policy.near == "drop":
+        leaks = near_leaks(rows, state.is_val, state.left_out, policy.near_distance)
+        near = replace(near, dropped=state.leave_out(leaks, NEAR))
     kept = state.left_out == KEEP
     counts = {side: len(np.unique(state.group[kept & (state.is_val == side)])) for side in (False, True)}
     return Assignment(state.is_val, state.left_out, counts, exact, near)
@@ -103,6 +109,11 @@ class _State:
     def sides(self) -> np.ndarray:
         return (self.ticket < self.limit)[self.cluster[self.group]]
 
+    def leave_out(self, places: np.ndarray, reason: int) -> int:
+        """Put rows on neither side; returns how many."""
+        self.left_out[places] = reason
+        return len(places)
+
     def unite(self, left: np.ndarray, right: np.ndarray) -> int:
         """Let the groups of each pair stay together; returns how many rows changed their side for it."""
         left, right = self.cluster[left], self.cluster[right]
@@ -117,33 +128,35 @@ class _State:
         return int(np.count_nonzero((before != self.is_val) & (self.left_out == KEEP)))
 
 
-def _exact(rows: Rows, state: _State, policy: Policy) -> Found:
+def _find_exact(rows: Rows, state: _State, policy: Policy) -> Found:
     alive = np.flatnonzero(state.left_out == KEEP)
     _, picture = np.unique(rows.pixels[alive], return_inverse=True)
-    count = len(alive) - (picture.max() + 1 if len(alive) else 0)
-    on_both = _on_both(picture, state.is_val[alive])
-    across = len(np.unique(picture[on_both]))
-    moved = dropped = 0
+    count = len(alive) - (int(picture.max()) + 1 if len(alive) else 0)
+    across = len(np.unique(picture[_on_both(picture, state.is_val[alive])]))
+    moved = 0
     if policy == "move":
         order = np.argsort(picture, kind="stable")
         same = np.flatnonzero(picture[order[1:]] == picture[order[:-1]])
         group = state.group[alive][order]
         moved = state.unite(group[same], group[same + 1]) if len(same) else 0
-    elif policy == "drop":
-        leaked = alive[on_both & ~state.is_val[alive]]
-        state.left_out[leaked], dropped = EXACT, len(leaked)
-    return Found(int(count), across, moved, dropped)
+    return Found(count, across, moved)
 
 
-def _near(rows: Rows, state: _State, policy: Policy, distance: int) -> Found:
-    alive = _compared(rows, state.is_val, state.left_out)
-    leaked = near_leaks(rows, state.is_val, state.left_out, distance)
-    moved = dropped = 0
+def _exact_leaks(rows: Rows, state: _State) -> np.ndarray:
+    """[L] places of the rows of train whose very pixels val has."""
+    alive = np.flatnonzero(state.left_out == KEEP)
+    _, picture = np.unique(rows.pixels[alive], return_inverse=True)
+    is_val = state.is_val[alive]
+    return alive[_on_both(picture, is_val) & ~is_val]
+
+
+def _find_near(rows: Rows, state: _State, policy: Policy, distance: int) -> Found:
+    leaks = len(near_leaks(rows, state.is_val, state.left_out, distance))
+    moved = 0
     if policy == "move":
+        alive = _compared(rows, state.is_val, state.left_out)
         moved = _unite_near(state, alive, rows.phashes[alive], distance)
-    elif policy == "drop":
-        state.left_out[leaked], dropped = NEAR, len(leaked)
-    return Found(len(leaked), len(leaked), moved, dropped)
+    return Found(leaks, leaks, moved)
 
 
 def near_leaks(rows: Rows, is_val: np.ndarray, left_out: np.ndarray, distance: int) -> np.ndarray:

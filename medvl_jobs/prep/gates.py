@@ -68,6 +68,9 @@ def faults(card: dict[str, Any], prep: PrepSettings, prepared: str) -> Iterator[
     if not card["rows"]["read"]:
         yield Fault(f"the source has no rows: {prep.source}", "point prep.source to other files")
         return
+    if not card["rows"]["accepted"]:
+        yield Fault(f"none of {card['rows']['read']} rows can be used: {_reasons(card)}", _read_why(prepared))
+        return
     if failed := [gate for gate in gates(card, prep) if gate.fails]:
         yield _gates_fault(failed, card, prepared)
         return  # without those rows the sides are others
@@ -76,6 +79,9 @@ def faults(card: dict[str, Any], prep: PrepSettings, prepared: str) -> Iterator[
             groups = sum(card["split"][each]["groups"] for each in SIDES)
             what = f"the {side} split is empty: {groups} groups at prep.val_ratio={prep.val_ratio}"
             remedy = "bring more groups (see prep.columns.group), or set another prep.val_ratio or prep.split_seed"
+            if moved := sum(found["moved"] for found in card["duplicates"].values()):
+                what += f"; {moved} rows were moved to be with their copies"
+                remedy = f"set prep.duplicates.exact (or near) to drop or keep, or {remedy}"
             yield Fault(what, remedy)
 
 
@@ -94,8 +100,13 @@ def _gates_fault(failed: Sequence[Gate], card: dict[str, Any], prepared: str) ->
     limits = " and ".join(f"prep.gates.{gate.name} above its {gate.limit}" for gate in failed)
     remedy = f"correct the source, or raise {limits}"
     if any(gate.name == "refused" for gate in failed):
-        remedy = f"read {prepared}/parts/*/quarantine.parquet (reason, detail and the original row): {remedy}"
+        remedy = f"{_read_why(prepared)}; {remedy}"
     return Fault("; ".join(found), remedy)
+
+
+def _read_why(prepared: str) -> str:
+    rows = "parts/*/quarantine.parquet (reason, detail and the original row)"
+    return f"read {prepared}/{rows} and, for ids that come twice, {prepared}/left_out.parquet"
 
 
 def _reasons(card: dict[str, Any], count: int = 3) -> str:

@@ -38,7 +38,8 @@ _KEPT_MODES = ("RGB", "L")
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a channel has."""
 _DEEP_MODES = ("RGB", "RGBA", "LA")
-"""As what Pillow opens a PNG of 16 bits in colour or with alpha."""
+"""As what Pillow opens an image of 16 bits in colour or with alpha."""
+_DEEP_FORMATS = ("TIFF", "PPM", "JPEG2000")
 _SEVERAL_FRAMES = ("GIF", "MPO", "TIFF", "WEBP")
 
 
@@ -129,12 +130,13 @@ def _stored_form(data: bytes, image: Image.Image, settings: ImageSettings) -> Ch
     came_as = f"{image_format} {image.mode}"
     image.load()
     turned, large = _lies_turned(image), math.prod(image.size) > (settings.max_pixels or math.inf)
-    deep = image_format == "PNG" and data[_PNG_DEPTH] == 16 and image.mode in _DEEP_MODES
-    if image_format in _KEPT and image.mode in _KEPT_MODES and not (turned or large or deep):
+    deep = _deep_color(data) if image.mode in _DEEP_MODES and _may_be_deep(data, image_format) else None
+    if image_format in _KEPT and image.mode in _KEPT_MODES and not (turned or large or deep is not None):
         return CheckedImage(data, _KEPT[image_format], *image.size, (), came_as, measure(np.asarray(image)))
     plain, conversions = image, []
-    if deep:
-        plain = _deep_color(data, image, settings.window)
+    if deep is not None:
+        plain = _scaled(deep, settings.window)
+        plain.info.update({name: image.info[name] for name in ("exif",) if name in image.info})
         conversions.append(_deep_name(settings.window))
     if image_format in _SEVERAL_FRAMES and getattr(image, "n_frames", 1) > 1:
         conversions.append("first_of_several_frames")
@@ -188,17 +190,23 @@ def _deep_name(window: Window | None) -> str:
     return "high_bit_depth_windowed" if window else "high_bit_depth_min_max_scaled"
 
 
-def _deep_color(data: bytes, image: Image.Image, window: Window | None) -> Image.Image:
-    """A PNG in colour or with alpha of 16 bits a channel, of which Pillow keeps the upper 8: nothing, of a dark one."""
+def _may_be_deep(data: bytes, image_format: str) -> bool:
+    """Whether it is worth decoding once more to see how many bits a channel has; a PNG says so itself."""
+    return data[_PNG_DEPTH] == 16 if image_format == "PNG" else image_format in _DEEP_FORMATS
+
+
+def _deep_color(data: bytes) -> np.ndarray | None:
+    """The colours [H, W, 3] of an image of 16 bits a channel, laid onto black; none when it has 8.
+
+    Of these Pillow keeps the upper 8 bits: of a dark image, nothing.
+    """
     channels_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if channels_HWC is None or channels_HWC.ndim != 3:
-        raise RefusedError(Reason.UNDECODABLE_IMAGE, "16 bits a channel that do not decode")
+    if channels_HWC is None or channels_HWC.dtype != np.uint16 or channels_HWC.ndim != 3:
+        return None
     colors_HWC = channels_HWC[..., 2::-1].astype(np.float64)  # OpenCV has blue first, and alpha last
     if channels_HWC.shape[2] == 4:
-        colors_HWC *= channels_HWC[..., 3:] / 65535  # onto black
-    plain = _scaled(colors_HWC, window)
-    plain.info.update({name: image.info[name] for name in ("exif",) if name in image.info})
-    return plain
+        colors_HWC *= channels_HWC[..., 3:] / 65535
+    return colors_HWC
 
 
 def _scaled(values: np.ndarray, window: Window | None) -> Image.Image:

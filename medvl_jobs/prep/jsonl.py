@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from medvl_jobs.errors import DataError
 from medvl_jobs.prep.rows import RawRow, Reason, Refusal
 from medvl_jobs.settings.prep import ColumnSettings
 from medvl_jobs.storage.files import os_errors
@@ -21,8 +22,24 @@ MAX_LINE_BYTES = 100 << 20
 """A longer line is refused and never held: 100 MB are an image in base64 with room to spare."""
 
 _BUFFER_BYTES = 1 << 20
+_LOOKED_AT = 1000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def check_columns(path: Path, name: str, columns: ColumnSettings) -> None:
+    """Refuse a column that was named by hand and that none of the first lines has. Raises `DataError`.
+
+    With a slip in `prep.columns.group`, slices of one patient would silently land on both sides of the split.
+    """
+    rows = islice(read_jsonl(path, name, 0, 0, _LOOKED_AT, columns), _LOOKED_AT)
+    seen = [role for row in rows for role in type(columns).model_fields if getattr(row, role) is not None]
+    defaults = ColumnSettings()
+    for role, column in columns.model_dump().items():
+        if seen and role not in seen and column != getattr(defaults, role):
+            what = f"none of the first {_LOOKED_AT} lines has the column '{column}'"
+            remedy = f"name the column that holds the {role}: prep.columns.{role}=NAME"
+            raise DataError(what, where=name, remedy=remedy)
 
 
 def line_offsets(path: Path, rows_per_part: int) -> list[int]:

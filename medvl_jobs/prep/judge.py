@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from medvl_jobs.contracts.facts import POSITIONS, Facts
-from medvl_jobs.prep.captions import command_in
+from medvl_jobs.prep.captions import command_in, is_unicode
 from medvl_jobs.prep.images import checked_image
 from medvl_jobs.prep.rows import Example, RawRow, Reason, Refusal, RefusedError, short_digest
 from medvl_jobs.prep.split import Grouping
@@ -114,9 +114,12 @@ def checked_facts(value: object) -> str | None:
         first = error.errors(include_url=False)[0]
         detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
         raise RefusedError(Reason.BAD_FACTS, detail) from error
-    except (KeyError, TypeError, ValueError) as error:  # ValueError: not JSON
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # ValueError: not JSON
         raise RefusedError(Reason.BAD_FACTS, f"{error}: {_shown(value)}") from error
-    return None if facts == Facts() else facts.to_json()
+    text = facts.to_json()
+    if not is_unicode(text):
+        raise RefusedError(Reason.BAD_FACTS, f"half a surrogate pair, which is not Unicode: {_shown(value)}")
+    return None if facts == Facts() else text
 
 
 def encoded_image(value: object) -> bytes:

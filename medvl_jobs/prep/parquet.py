@@ -73,8 +73,8 @@ def _read_row_group(
         try:
             batch = next(batches)
         except (pa.ArrowException, OSError, StopIteration) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk, not the file
+            if not_the_file(error):
+                raise
             detail = f"row group {group} cannot be read from row {row} on: {_first_line(error)}"
             problem = Refusal(Reason.UNREADABLE_ROWS, detail)
             yield from (RawRow(name, each, None, None, None, problem=problem) for each in range(row, numbers.stop))
@@ -105,6 +105,9 @@ def column_names(present: list[str], columns: ColumnSettings, name: str) -> dict
     """
     defaults = ColumnSettings()
     wanted: dict[str, str] = {}
+    if twice := [each for each in dict.fromkeys(columns.model_dump().values()) if present.count(each) > 1]:
+        remedy = "give each column a name of its own"
+        raise DataError(f"several columns have the name '{twice[0]}'", where=name, remedy=remedy)
     for role, column in columns.model_dump().items():
         if column in present:
             wanted[role] = column
@@ -116,10 +119,14 @@ def column_names(present: list[str], columns: ColumnSettings, name: str) -> dict
 
 
 def cell_values(column: Any) -> list[object]:
-    """The cells as Python values. Parquet lets text be other than UTF-8: such a cell becomes bytes, to be refused."""
+    """The cells as Python values. What has none becomes bytes, of a type that is refused.
+
+    Parquet lets text be other than UTF-8, dates lie outside of Python's years, times have nanoseconds, and structs have
+    two fields of one name.
+    """
     try:
         values: list[object] = column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError, KeyError):
         values = [_value(scalar) for scalar in column]
     return values
 
@@ -129,6 +136,8 @@ def _value(scalar: Any) -> object:
         value: object = scalar.as_py()
     except UnicodeDecodeError:
         return b"text that is not UTF-8"
+    except (ValueError, OverflowError, KeyError) as error:
+        return f"no value of Python: {error}".encode()
     return value
 
 
@@ -138,11 +147,16 @@ def _parquet_errors(path: Path, name: str) -> Iterator[None]:
     with os_errors(path):
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if not_the_file(error):
                 raise
             remedy = "make the file anew or take it out of prep.source; a download may have stopped half-way"
             raise DataError(f"not a whole parquet file: {_first_line(error)}", where=name, remedy=remedy) from error
+
+
+def not_the_file(error: Exception) -> bool:
+    """Whether pyarrow's error is the disk's or the memory's: another attempt may read the file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _first_line(error: Exception) -> str:

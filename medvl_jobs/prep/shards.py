@@ -15,7 +15,7 @@ from pathlib import Path
 from medvl_jobs.prep.archives import is_archive, read_archive
 from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.folder import MAX_FILE_BYTES, ImageFolder, resolve
-from medvl_jobs.prep.jsonl import line_offsets, read_jsonl
+from medvl_jobs.prep.jsonl import check_columns, line_offsets, read_jsonl
 from medvl_jobs.prep.parquet import RowRange, read_parquet, row_ranges
 from medvl_jobs.prep.rows import RawRow, Refusal
 from medvl_jobs.prep.source import open_folder
@@ -61,6 +61,7 @@ def cut(path: Path, name: str, shard: int, prep: PrepSettings) -> list[Piece]:
         return [Piece(shard, name, path, 0, None, ends_shard=True)]
     places: list[RowRange | LineRange]
     if name.endswith(_JSON_LINES):
+        check_columns(path, name, prep.columns)
         offsets = line_offsets(path, prep.rows_per_part) or [0]
         places = [LineRange(offset, part * prep.rows_per_part) for part, offset in enumerate(offsets)]
     else:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl_jobs.contracts import layout
-from medvl_jobs.errors import SettingsError
+from medvl_jobs.errors import SchemaMismatchError, SettingsError
 from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.finished import ENDS_SHARD, part_names
 from medvl_jobs.prep.shards import Piece, cut, is_streamed
@@ -51,12 +51,26 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
         for batch in (share.shards[start : start + count] for start in range(0, len(share.shards), count)):
             with ExitStack() as files:
                 names = {shard: source.shards.keys[shard] for shard in batch}
+                marks = {shard: source.shards.mark(name) for shard, name in names.items()}
                 paths = {
                     shard: files.enter_context(fetched(source.shards.storage, name, scratch))
                     for shard, name in names.items()
                 }
                 pieces = [piece for shard, path in paths.items() for piece in share.pieces(shard, path)]
                 run_all([partial(_make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
+            for shard, mark in marks.items():
+                if source.shards.mark(names[shard]) != mark:
+                    raise _changed(shard, source, storage, key)
+
+
+def _changed(shard: int, source: Source, storage: Storage, key: str) -> SchemaMismatchError:
+    """The error for a file that was written to while it was read; its parts are no longer finished."""
+    for name in part_names(storage, key):
+        if layout.shard_of(name) == shard:
+            storage.delete(layout.manifest(layout.prepared_part(key, name)))
+    what = "a source file was written to while it was read"
+    remedy = "start the run again when nobody writes to the source: its content is another one now"
+    return SchemaMismatchError(what, where=source.shards.uri(source.shards.keys[shard]), remedy=remedy)
 
 
 def pod_index(prep: PrepSettings, environment: Environment) -> int:

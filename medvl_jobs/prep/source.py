@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -9,10 +11,15 @@ from pathlib import Path, PurePosixPath
 from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError
 from medvl_jobs.prep.archives import is_archive
+from medvl_jobs.prep.captions import is_unicode
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.files import os_errors
+from medvl_jobs.storage.local import LocalStorage
 from medvl_jobs.storage.open import open_storage
+
+log = logging.getLogger(__name__)
 
 _REMEDIES = {
     "prep.source": "set prep.source to a parquet or JSONL file, a directory of them, or s3://bucket/path of either",
@@ -39,13 +46,19 @@ class FileSet:
         """What the content of each file is known by. Raises `MissingInputError` when one has gone."""
         return {key: self._fingerprint(key) for key in self.keys}
 
+    def mark(self, key: str) -> tuple[object, ...]:
+        """What changes when somebody writes to the file; of a local one without reading it."""
+        if isinstance(self.storage, LocalStorage):
+            with os_errors(Path(self.uri(key))):
+                stat = os.stat(self.uri(key))
+            return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        return (self._fingerprint(key),)
+
     def _fingerprint(self, key: str) -> str:
         stat = self.storage.stat(key)
         if stat is None:
-            remedy = "start again when nobody writes to the source"
-            raise MissingInputError(
-                "a source file went away while it was looked at", where=self.uri(key), remedy=remedy
-            )
+            what = "this is not a file, or it went away while it was looked at"
+            raise MissingInputError(what, where=self.uri(key), remedy="start again when nobody writes to the source")
         return stat.fingerprint
 
 
@@ -116,14 +129,22 @@ def _find(setting: str, uri: str, storage: StorageSettings, endings: tuple[str, 
     if name and beside.exists(name):
         return FileSet(beside, (name,))
     folder = open_folder(uri, setting, storage)
+    store = open_storage(storage).uri
+    if f"{store}/".startswith(f"{folder.uri}/"):
+        what = "the store lies in the folder of the source, so its own files would be read as rows"
+        raise SettingsError(what, where=f"{setting}={uri}, storage.uri={storage.uri}", remedy="move one of the two")
     found = list(folder.list_keys(""))
-    keys = tuple(
-        key for key in found if not _is_hidden(key) and (key.endswith(endings) if endings else is_archive(key))
-    )
+    fits = (lambda key: key.lower().endswith(endings)) if endings else is_archive
+    keys = tuple(key for key in found if fits(key) and not _is_hidden(key))
+    wanted = " or ".join(f"*{ending}" for ending in endings) or "archive"
     if not keys:
-        wanted = " or ".join(f"*{ending}" for ending in endings) or "archive"
         what = f"no {wanted} among its {len(found)} files" if found else "the source does not exist, or is empty"
         raise MissingInputError(what, where=f"{setting}={uri}", remedy=_REMEDIES[setting])
+    if odd := [key for key in keys if not is_unicode(key)]:
+        what = f"the name of a file is not UTF-8: {odd[0]!r}"
+        raise SettingsError(what, where=f"{setting}={uri}", remedy="rename it")
+    if len(found) > len(keys):
+        log.info("%s: %d files are no %s and are left alone", uri, len(found) - len(keys), wanted)
     return FileSet(folder, keys)
 
 

@@ -92,7 +92,7 @@ def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
     sys.meta_path.insert(0, _WithoutPandas())  # for as long as it lives
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit, so that files are tidied away
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -55,7 +55,7 @@ class DuplicateSettings(Section):
     """
 
     exact: Policy = "move"
-    """Equal pixels."""
+    """Equal pixels. With ``keep``, what is like a picture that stays on both sides stays as well."""
     near: Policy = "drop"
     """Perceptual hashes that differ in at most `near_distance` bits."""
     near_distance: Annotated[int, Field(ge=0, le=4)] = 2

@@ -50,7 +50,12 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     Each folder holds a locked file. A lock ends with its process, however that ended, and other than a process number
     it means the same in every container that shares the disk.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_LOCK}"):
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        remedy = "set TMPDIR to a folder with room; in a pod, mount an emptyDir at /tmp"
+        raise SettingsError("there is no folder for temporary files that can be written", remedy=remedy) from error
+    for left in folder.glob(f"{prefix}*/{_LOCK}"):
         with suppress(OSError), left.open("r+") as lock:  # another user's, or somebody else is removing it right now
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left.parent, ignore_errors=True)

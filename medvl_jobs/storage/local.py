@@ -71,6 +71,8 @@ class LocalStorage:
         """See `Storage.stat`. Reads the whole file, since a modification time says nothing about the content."""
         path = self._path(key)
         with os_errors(path):
+            if not path.is_file():  # to open a pipe would be to wait for ever
+                return None
             try:
                 # One open file for both numbers: a writer may replace the path between two looks at it.
                 with path.open("rb") as stream:

@@ -10,8 +10,10 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pipeline_runs import medvl, start
 from prep_data import record, write_parquet
@@ -104,6 +106,22 @@ def test_sigterm_stops_at_once_and_keeps_what_is_finished(source: Path, clean: d
     assert parts(store) >= 2
     medvl(*words(source, store))
     assert hashes(store) == clean
+
+
+def test_sigterm_in_the_middle_of_a_row_is_not_taken_for_a_bad_row(source: Path, tmp_path: Path) -> None:
+    """With one worker it arrives where images are decoded, and there every error means a broken image."""
+    for number in range(6):
+        store, log = tmp_path / f"store-{number}", tmp_path / "log"
+        run = start(*words(source, store)[:-1], "prep.workers=1", log=log)
+        wait_for(store, 1 + 2 * number, log)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=30) == 143, log.read_text()
+        refused = [row for path in store.glob("prepared/*/parts/*/quarantine.parquet") for row in quarantined(path)]
+        assert {row["reason"] for row in refused} <= {"caption_empty", "duplicate_id"}
+
+
+def quarantined(path: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(path).to_pylist())
 
 
 def test_a_worker_that_is_killed_is_worth_another_try(source: Path, clean: dict[str, str], tmp_path: Path) -> None:

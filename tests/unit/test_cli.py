@@ -73,6 +73,17 @@ def test_missing_bucket_and_wrong_key(
     assert "AWS_ACCESS_KEY_ID" in capfd.readouterr().err
 
 
+def test_too_little_memory_is_worth_another_try(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def without_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_dispatch", without_memory)
+    assert cli.main(["prep"]) == 75
+    assert "prep.workers" in capfd.readouterr().err
+
+
 def test_exit_codes_are_the_documented_ones() -> None:
     codes = {kind.__name__: kind.exit_code for kind in (errors.MedvlError, *errors.MedvlError.__subclasses__())}
     assert codes == {

@@ -197,7 +197,7 @@ def test_the_card_says_what_the_source_is_made_of(nasty: tuple[Path, DataError],
     lines.write_text('{"image": "a.png", "id": "a", "caption": "text", "group": "g"}\n')
     (tmp_path / "a.png").write_bytes(png())
     settings = run_settings(lines, tmp_path / "store", image_folder=str(tmp_path), llamafactory_export=False)
-    with pytest.raises(DataError, match="split is empty"):
+    with pytest.raises(DataError, match="none of 5 rows can be used: caption_empty: 5"):
         checked(settings)
     assert card_of(tmp_path / "store")["source"]["kinds"] == {"jsonl": 1}
 
@@ -410,7 +410,7 @@ def test_zero_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_all_rows_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [record(number, image=None, caption=None, id=None) for number in range(5)]
-    with pytest.raises(DataError, match="5 of 5 rows cannot be used"):
+    with pytest.raises(DataError, match="none of 5 rows can be used: missing_id: 5"):
         checked(settings_of(tmp_path, rows))
     assert "refused" in capsys.readouterr().out
     text = page_of(tmp_path / "store")
@@ -423,7 +423,7 @@ def test_all_rows_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_rows_refused_without_any_gate(tmp_path: Path) -> None:
     rows = [record(number, caption="") for number in range(5)]
-    with pytest.raises(DataError, match="split is empty"):
+    with pytest.raises(DataError, match="none of 5 rows can be used: caption_empty: 5"):
         checked(settings_of(tmp_path, rows, gates={"refused": None}))
     assert "Cannot be trained on: the train split is empty" in page_of(tmp_path / "store")
 

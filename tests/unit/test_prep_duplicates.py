@@ -87,6 +87,15 @@ def test_a_picture_that_is_kept_on_both_sides_still_finds_its_copies() -> None:
     assert sides(split(given_rows, exact="keep", near="drop")) == "t-v"
 
 
+def test_a_row_is_dropped_only_for_a_copy_that_val_keeps() -> None:
+    """The copy's group is moved to train, by a picture that is like another one there."""
+    given_rows = rows("abc", "ppq", val="b", phashes=[FAR[0], FAR[0], FAR[0] ^ 1])
+    for exact in ("drop", "keep", "move"):
+        made = split(given_rows, exact=exact, near="move")
+        assert "-" not in sides(made)
+        assert len(set(sides(made))) == 1
+
+
 def test_a_duplicate_on_one_side_is_counted_and_stays() -> None:
     made = split(rows("aab", "ppq", val="b"), exact="drop")
     assert sides(made) == "ttv"

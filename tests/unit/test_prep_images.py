@@ -145,6 +145,10 @@ def test_16_bit_colour_is_not_cut_to_its_upper_half() -> None:
     assert image.conversions == ("high_bit_depth_min_max_scaled",)
     expected = np.rint((values[..., ::-1] - values.min()) / (values.max() - values.min()) * 255)
     assert np.array_equal(np.asarray(opened(image)), expected.astype(np.uint8))
+    for ending in (".tiff", ".ppm", ".jp2"):
+        other = check(cv2.imencode(ending, values)[1].tobytes())
+        assert other.conversions[0] == "high_bit_depth_min_max_scaled", ending
+        assert np.asarray(opened(other)).max() == 255, ending
     clear = np.dstack([values, np.zeros((32, 40, 1), np.uint16)])
     assert np.asarray(opened(check(cv2.imencode(".png", clear)[1].tobytes()))).max() == 0
     assert check(cv2.imencode(".png", values)[1].tobytes(), window=(0, 65535)).conversions == (

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from prep_data import png, record, run_settings, write_parquet
 from medvl_jobs.errors import DataError, MissingInputError, SchemaMismatchError, SettingsError
 from medvl_jobs.prep.job import run
 from medvl_jobs.prep.source import find_source
+from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.storage.base import Storage
@@ -231,6 +233,73 @@ def test_a_list_of_one_image_is_an_image(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "lists.parquet", rows, image=pa.list_(pa.binary()))
     settings = run_settings(source, tmp_path / "store")
     assert len(prepared(settings)) == 59
+
+
+def test_a_slip_in_a_column_of_jsonl_is_refused(lines: Path) -> None:
+    for columns in ({"group": "pateint"}, {"facts": "fakts"}, {"caption": "text"}):
+        settings = line_settings(lines, columns=columns)
+        with pytest.raises(DataError, match=f"has the column '{next(iter(columns.values()))}'") as caught:
+            run(settings, open_storage(settings.storage), KEY)
+        assert f"prep.columns.{next(iter(columns))}=" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("group", pa.array([1, 2], pa.timestamp("ns"))),
+        ("group", pa.array([10**15, 2], pa.duration("ns"))),
+        ("group", pa.array([2**40, 1], pa.date64()).cast(pa.date32(), safe=False)),
+        ("id", pa.array([2**62, 1], pa.timestamp("us"))),
+        ("facts", pa.array(["[" * 100_000, None])),
+        ("facts", pa.array(['{"modality": "\\ud800"}', None])),
+        ("facts", pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([3, 4])], names=["a", "a"])),
+    ],
+)
+def test_a_cell_of_no_use_costs_its_row_and_no_more(tmp_path: Path, column: str, values: pa.Array) -> None:
+    table = pa.table(
+        {
+            "image": pa.array([png(seed=1), png(seed=2)]),
+            "id": ["a", "b"],
+            "caption": ["text", "text"],
+            "group": ["a", "b"],
+        }
+    )
+    table = table.drop_columns([column] if column in table.column_names else []).append_column(column, values)
+    (tmp_path / "source").mkdir()
+    pq.write_table(table, tmp_path / "source" / "odd.parquet", coerce_timestamps=None)
+    write_parquet(tmp_path / "source" / "good.parquet", [record(number) for number in range(60)])
+    found = prepared(run_settings(tmp_path / "source", tmp_path / "store", gates={"refused": 0.2}))
+    assert len(found) >= 60
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"])] * 4, names=["image", "id", "caption", "caption"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="several columns have the name 'caption'"):
+        run(run_settings(tmp_path / "a.parquet", tmp_path / "store"), LocalStorage(tmp_path / "store"), KEY)
+
+
+def test_the_store_may_not_lie_in_the_source(lines: Path) -> None:
+    for store in (lines / "rows", lines / "rows" / "store"):
+        with pytest.raises(SettingsError, match="the store lies in the folder of the source"):
+            find_source(PrepSettings(source=str(lines / "rows")), StorageSettings(uri=str(store)))
+
+
+def test_a_source_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_parquet(tmp_path / "a.parquet", [record(number) for number in range(60)])
+    settings = run_settings(source, tmp_path / "store")
+    store = open_storage(settings.storage)
+    marks = iter([("before",), ("after",)])
+    monkeypatch.setattr("medvl_jobs.prep.source.FileSet.mark", lambda *_: next(marks))
+    with pytest.raises(SchemaMismatchError, match="written to while it was read"):
+        run(settings, store, KEY)
+    assert not [key for key in store.list_keys("") if key.endswith("manifest.json") and "/parts/" in key]
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    with pytest.raises(MissingInputError, match="is not a file"):
+        _ = find_source(PrepSettings(source=str(tmp_path)), StorageSettings(uri="elsewhere")).fingerprint
 
 
 def test_a_path_without_a_folder_names_the_setting(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,14 @@ def test_a_corrupt_page_costs_its_row_group_only(tmp_path: Path) -> None:
     assert rows[50].problem.reason is Reason.UNREADABLE_ROWS
     assert "row group 1 cannot be read from row 50 on" in rows[50].problem.detail
     assert rows[149].image == record(149)["image"]
+
+
+def test_what_the_machine_lacks_is_not_the_files_fault() -> None:
+    """A file that was read with too little memory is sound: its rows must not be refused for good."""
+    assert parquet.not_the_file(pa.ArrowMemoryError("realloc failed"))
+    assert parquet.not_the_file(OSError(errno.EIO, "input/output error"))
+    assert not parquet.not_the_file(OSError("Corrupt snappy compressed data."))
+    assert not parquet.not_the_file(pa.ArrowInvalid("no"))
 
 
 def test_zero_rows_and_zero_row_groups_are_no_rows(tmp_path: Path) -> None:
