@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=42)
     for name, text in (
         ("run", "the whole graph on this machine, finished stages skipped"),
-        ("prep", "parquet -> prepared dataset"),
+        ("prep", "parquet, JSONL or archives -> prepared dataset"),
         ("train", "prepared dataset -> LoRA adapter"),
         ("eval", "validation split -> predictions and scores"),
         ("report", "predictions -> comparison of base and tuned"),
@@ -145,20 +145,23 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
     if settings.prep.workers != 1:
         start_server()  # before the imports below: what they take, it takes at the same time
     from medvl_jobs.pipeline.pin import pin_source
+    from medvl_jobs.prep.source import find_source
     from medvl_jobs.settings.keys import prep_key
     from medvl_jobs.storage.open import open_storage
 
     storage = open_storage(settings.storage)
-    settings = pin_source(settings)
+    # Found once: to know the content of a local source is to read all of it. A pinned run is finished without it.
+    source = None if settings.prep.source_fingerprint else find_source(settings.prep, settings.storage)
+    settings = pin_source(settings, source)
     if check:
         from medvl_jobs.prep.check import job as dataset_check
 
-        dataset_check.run(settings, storage, prep_key(settings))
+        dataset_check.run(settings, storage, prep_key(settings), source)
     else:
         from medvl_jobs.prep import job
 
         with without_pandas():
-            job.run(settings, storage, prep_key(settings))
+            job.run(settings, storage, prep_key(settings), source)
 
 
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -14,11 +15,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from medvl_jobs.contracts.records import IMAGE
+from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.rows import RawRow
-from medvl_jobs.settings.prep import PrepSettings
+from medvl_jobs.settings.prep import ColumnSettings, PrepSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.settings.storage import StorageSettings
+from medvl_jobs.storage.base import Storage
 
+NAMES = [f"{number}.png" for number in range(20)]
 FACTS_TYPE = pa.struct(
     [
         ("modality", pa.string()),
@@ -86,6 +90,24 @@ def write_parquet(path: Path, records: list[dict[str, Any]], row_group_size: int
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(records, schema=schema), path, row_group_size=row_group_size)
     return path
+
+
+def captions_parquet(path: Path, **columns: object) -> Path:
+    """A file of captions that lie apart from their images."""
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def caption_index(folder: Path, *, settings: ColumnSettings | None = None, **columns: object) -> CaptionIndex:
+    """An index of one such file."""
+    path = captions_parquet(folder / "metadata.parquet", **columns)
+    return CaptionIndex.build([(path, path.name)], settings or ColumnSettings(), folder / "index")
+
+
+def hashes(storage: Storage) -> dict[str, str]:
+    """Every object of prepared datasets but manifests, which have the time in them."""
+    keys = (key for key in storage.list_keys("prepared/") if not key.endswith("manifest.json"))
+    return {key: hashlib.sha256(storage.read_bytes(key)).hexdigest() for key in keys}
 
 
 def run_settings(source: Path | str, store: Path | str = "unused", **prep: Any) -> RunSettings:

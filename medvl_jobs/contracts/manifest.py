@@ -43,7 +43,7 @@ class Provenance(_Frozen):
     """The part of a manifest that only the stage itself can know."""
 
     stage: str
-    """``prep``, ``train``, ``eval`` or ``report``."""
+    """``prep``, ``train``, ``eval`` or ``report``; ``prep-part`` and ``prep-check`` for what prep makes besides."""
     key: str
     """Hash of the semantic settings and the inputs: the same key promises the same result."""
     inputs: tuple[InputRef, ...] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.errors import MissingInputError
-from medvl_jobs.prep.source import find_source
+from medvl_jobs.prep.source import Source, find_source
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
@@ -40,11 +40,11 @@ def pin(settings: RunSettings, storage: Storage) -> RunSettings:
     )
 
 
-def pin_source(settings: RunSettings) -> RunSettings:
+def pin_source(settings: RunSettings, source: Source | None = None) -> RunSettings:
     """The settings with the fingerprint of the source alone: all that prep needs. Raises what `find_source` raises."""
     prep = settings.prep
-    source = prep.source_fingerprint or find_source(prep, settings.storage).fingerprint
-    return settings.model_copy(update={"prep": prep.model_copy(update={"source_fingerprint": source})})
+    fingerprint = prep.source_fingerprint or (source or find_source(prep, settings.storage)).fingerprint
+    return settings.model_copy(update={"prep": prep.model_copy(update={"source_fingerprint": fingerprint})})
 
 
 def model_fingerprint(model: ModelSettings) -> str:

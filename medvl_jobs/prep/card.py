@@ -99,7 +99,7 @@ class Tally:
         return len(often), int(often.sum())
 
     def counts(self) -> dict[str, int]:
-        """The figures that the manifest repeats."""
+        """The card's first figures."""
         return {
             "read": self.read,
             "accepted": self.accepted,
@@ -108,10 +108,6 @@ class Tally:
             **{f"{side}_rows": self.rows[side] for side in SIDES},
             **{f"{side}_groups": self.assignment.groups[side == "val"] for side in SIDES},
         }
-
-    def top_reasons(self, count: int = 3) -> str:
-        """``caption_empty: 7, unsafe_id: 2``."""
-        return ", ".join(f"{reason}: {rows}" for reason, rows in by_count(self.refusals())[:count])
 
 
 REASONS = {
@@ -137,7 +133,6 @@ def card(tally: Tally, prep: PrepSettings) -> dict[str, Any]:
         "group_source": {
             "rows": {source: tally.group_sources[source] for source in ("column", "pattern", "id")},
             "pattern": prep.group_pattern,
-            "pattern_missed_rows": tally.group_sources["id"] if prep.group_pattern else 0,
         },
         "duplicates": {
             "exact": {"policy": prep.duplicates.exact, **asdict(assignment.exact)},

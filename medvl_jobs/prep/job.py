@@ -29,8 +29,8 @@ from medvl_jobs.storage.publish import Publication, read_manifest
 log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, storage: Storage, key: str) -> Manifest | None:
-    """Make the prepared dataset ``key``, or return its manifest when it is there.
+def run(settings: RunSettings, storage: Storage, key: str, source: Source | None = None) -> Manifest | None:
+    """Make the prepared dataset ``key``, or return its manifest when it is there; ``source`` if it is known already.
 
     Finished parts of an earlier attempt are kept. With ``prep.indexes`` above 1 only a share of the parts is made here;
     whoever finishes the last part, of all pods, makes the dataset of them, and the others return none.
@@ -46,7 +46,7 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest | None:
         return done
     started = time.monotonic()
     with scratch_folder("medvl-prep-") as scratch, os_errors(scratch):
-        source, parts = read(settings, storage, key, scratch)
+        source, parts = read(settings, storage, key, scratch, source)
         if parts is None:
             return None
         publication = Publication(storage, prefix)
@@ -71,14 +71,14 @@ def run(settings: RunSettings, storage: Storage, key: str) -> Manifest | None:
 
 
 def read(
-    settings: RunSettings, storage: Storage, key: str, scratch: Path
+    settings: RunSettings, storage: Storage, key: str, scratch: Path, source: Source | None = None
 ) -> tuple[Source, tuple[FinishedPart, ...] | None]:
     """Make this pod's share of the parts; then all parts, or none when other pods still have some to make."""
     prep = settings.prep
     Grouping.from_setting(prep.group_pattern)  # this and the prompt are refused before hours of work
     if prep.llamafactory_export:
         check_prompt(settings.prompt)
-    source = find_source(prep, settings.storage)
+    source = source or find_source(prep, settings.storage)
     source.require(prep.source_fingerprint)
     make_share(source, settings, storage, key, scratch)
     parts = finished_parts(storage, key, len(source.shards.keys))

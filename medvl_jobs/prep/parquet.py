@@ -79,14 +79,10 @@ def _read_row_group(
             problem = Refusal(Reason.UNREADABLE_ROWS, detail)
             yield from (RawRow(name, each, None, None, None, problem=problem) for each in range(row, numbers.stop))
             return
-        cells = {role: cell_values(batch.column(column)) for role, column in wanted.items()}
+        cells: dict[str, list[Any]] = {role: cell_values(batch.column(column)) for role, column in wanted.items()}
         for offset in range(batch.num_rows):
-            yield _raw_row(name, row + offset, {role: values[offset] for role, values in cells.items()})
+            yield RawRow(name, row + offset, **{role: values[offset] for role, values in cells.items()})
         row += batch.num_rows
-
-
-def _raw_row(name: str, row: int, cells: dict[str, Any]) -> RawRow:
-    return RawRow(name, row, **cells)
 
 
 @contextmanager

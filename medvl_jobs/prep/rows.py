@@ -54,10 +54,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """What a parquet file says, not yet believed: a cell may hold any type."""
+    """What a source says, not yet believed: a cell may hold any type."""
 
     source: str
-    """Name of the file, relative to ``prep.source``."""
+    """Name of the file, relative to its folder."""
     row: int
     """Number in that file, from 0."""
     image: object

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import signal
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pipeline_runs import medvl, start
-from prep_data import record, write_parquet
+from prep_data import hashes, record, write_parquet
 
 from medvl_jobs.storage.local import LocalStorage
 
@@ -43,13 +42,7 @@ def words(source: Path, store: Path) -> tuple[str, ...]:
 def clean(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     store = tmp_path_factory.mktemp("clean")
     medvl(*words(source, store))
-    return hashes(store)
-
-
-def hashes(store: Path) -> dict[str, str]:
-    storage = LocalStorage(store)
-    keys = (key for key in storage.list_keys("") if not key.endswith("manifest.json"))
-    return {key: hashlib.sha256(storage.read_bytes(key)).hexdigest() for key in keys}
+    return hashes(LocalStorage(store))
 
 
 def parts(store: Path) -> int:
@@ -93,7 +86,7 @@ def test_killed_again_and_again(source: Path, clean: dict[str, str], tmp_path: P
             assert time.monotonic() < deadline, "a worker outlived its parent"
             time.sleep(0.01)
     medvl(*words(source, store))
-    assert hashes(store) == clean
+    assert hashes(LocalStorage(store)) == clean
 
 
 def test_sigterm_stops_at_once_and_keeps_what_is_finished(source: Path, clean: dict[str, str], tmp_path: Path) -> None:
@@ -105,7 +98,7 @@ def test_sigterm_stops_at_once_and_keeps_what_is_finished(source: Path, clean: d
     assert "what is finished is kept" in log.read_text()
     assert parts(store) >= 2
     medvl(*words(source, store))
-    assert hashes(store) == clean
+    assert hashes(LocalStorage(store)) == clean
 
 
 def test_sigterm_in_the_middle_of_a_row_is_not_taken_for_a_bad_row(source: Path, tmp_path: Path) -> None:
@@ -132,7 +125,7 @@ def test_a_worker_that_is_killed_is_worth_another_try(source: Path, clean: dict[
     assert run.wait(timeout=60) == 75, log.read_text()
     assert "a worker was killed" in log.read_text()
     medvl(*words(source, store))
-    assert hashes(store) == clean
+    assert hashes(LocalStorage(store)) == clean
 
 
 def test_seven_pods_at_once_of_which_one_is_killed(source: Path, clean: dict[str, str], tmp_path: Path) -> None:
@@ -151,7 +144,7 @@ def test_seven_pods_at_once_of_which_one_is_killed(source: Path, clean: dict[str
     assert pod(3).wait(timeout=60) == 0, log.read_text()
     assert {path: path.read_bytes() for path in before} == before, "the parts of the others are not made again"
     assert len(before) < parts(store) == 16
-    assert hashes(store) == clean
+    assert hashes(LocalStorage(store)) == clean
 
 
 def test_archives_killed_and_started_twice(tmp_path: Path) -> None:
@@ -180,12 +173,12 @@ def test_archives_killed_and_started_twice(tmp_path: Path) -> None:
         run.wait()
     both = [start(*command(store), log=log) for _ in range(2)]
     assert [each.wait(timeout=120) for each in both] == [0, 0], log.read_text()
-    assert hashes(store) == hashes(clean)
+    assert hashes(LocalStorage(store)) == hashes(LocalStorage(clean))
 
 
 def test_two_at_once_make_one(source: Path, clean: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
     runs = [start(*words(source, store), log=tmp_path / f"log-{number}") for number in range(2)]
     assert [run.wait(timeout=120) for run in runs] == [0, 0]
-    assert hashes(store) == clean
+    assert hashes(LocalStorage(store)) == clean
     assert len(list(store.glob("prepared/*/manifest.json"))) == 1

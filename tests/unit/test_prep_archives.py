@@ -14,31 +14,18 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from prep_data import NAMES, caption_index
 
 from medvl_jobs.errors import DataError, MissingInputError, TryAgainError
 from medvl_jobs.prep import archives
 from medvl_jobs.prep.archives import is_archive, read_archive
 from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.rows import RawRow, Reason
-from medvl_jobs.settings.prep import ColumnSettings
 
 MIB = 1 << 20
 GB = 10**9
 SUFFIXES = (".tar", ".tar.gz", ".tar.zst")
-COLUMNS = ColumnSettings(image="file_name", id="file_name", group="source")
-NAMES = [f"{number}.png" for number in range(20)]
-
-
-def metadata(path: Path, **columns: object) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def build(folder: Path, *, settings: ColumnSettings | None = None, **columns: object) -> CaptionIndex:
-    path = metadata(folder / "metadata.parquet", **columns)
-    return CaptionIndex.build([(path, path.name)], settings or ColumnSettings(), folder / "index")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +34,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaptionIndex]:
     facts = [{"modality": "CT"}, *[None] * 19]
     captions = [f"of {name}" for name in NAMES]
     folder = tmp_path_factory.mktemp("index")
-    with build(folder, image=NAMES, id=ids, caption=captions, group=["p"] * 20, facts=facts) as whole:
+    with caption_index(folder, image=NAMES, id=ids, caption=captions, group=["p"] * 20, facts=facts) as whole:
         yield whole
 
 

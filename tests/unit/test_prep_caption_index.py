@@ -16,8 +16,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from prep_data import NAMES, captions_parquet
+from prep_data import caption_index as build
 
 from medvl_jobs.errors import DataError, MissingInputError, TryAgainError
 from medvl_jobs.prep import caption_index
@@ -27,26 +28,14 @@ from medvl_jobs.prep.parquet import cell_values
 from medvl_jobs.prep.rows import Reason, Refusal, RefusedError
 from medvl_jobs.settings.prep import ColumnSettings
 
-MIB = 1 << 20
-GB = 10**9
-SUFFIXES = (".tar", ".tar.gz", ".tar.zst")
 COLUMNS = ColumnSettings(image="file_name", id="file_name", group="source")
-NAMES = [f"{number}.png" for number in range(20)]
-
-
-def metadata(path: Path, **columns: object) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def build(folder: Path, *, settings: ColumnSettings | None = None, **columns: object) -> CaptionIndex:
-    path = metadata(folder / "metadata.parquet", **columns)
-    return CaptionIndex.build([(path, path.name)], settings or ColumnSettings(), folder / "index")
 
 
 def test_rows_of_several_files_are_found_by_basename(tmp_path: Path) -> None:
-    one = metadata(tmp_path / "1", file_name=["ct/a.png", "b.png"], caption=["of a", "of b"], source=["ct", None])
-    two = metadata(tmp_path / "2", file_name=["c.png"], caption=["of c"], source=["mr"], more=[1])
+    one = captions_parquet(
+        tmp_path / "1", file_name=["ct/a.png", "b.png"], caption=["of a", "of b"], source=["ct", None]
+    )
+    two = captions_parquet(tmp_path / "2", file_name=["c.png"], caption=["of c"], source=["mr"], more=[1])
     with CaptionIndex.build([(one, "1"), (two, "2")], COLUMNS, tmp_path / "new" / "index") as index:
         assert index.find("a.png") == {"id": "ct/a.png", "caption": "of a", "group": "ct", "facts": None}
         assert index.find("b.png") == {"id": "b.png", "caption": "of b", "group": None, "facts": None}
@@ -139,7 +128,7 @@ def test_metadata_that_cannot_be_used(tmp_path: Path) -> None:
         build(tmp_path, image=["a"], id=["a"])
     with pytest.raises(DataError, match="column 'patient' is missing"):
         build(tmp_path, settings=ColumnSettings(group="patient"), image=["a"], id=["a"], caption=["a"])
-    path = metadata(tmp_path / "metadata.parquet", image=NAMES, id=NAMES, caption=NAMES)
+    path = captions_parquet(tmp_path / "metadata.parquet", image=NAMES, id=NAMES, caption=NAMES)
     data = path.read_bytes()
     for damaged in (data[:-9], b"", data[:4] + bytes(60) + data[64:]):
         path.write_bytes(damaged)
@@ -165,7 +154,7 @@ def test_an_index_that_is_not_there_or_not_one(tmp_path: Path) -> None:
 
 
 def test_a_build_that_is_killed_leaves_no_index(tmp_path: Path) -> None:
-    path = metadata(
+    path = captions_parquet(
         tmp_path / "metadata.parquet", image=[f"{n}" for n in range(5000)], id=range(5000), caption=["x"] * 5000
     )
     code = """if True:

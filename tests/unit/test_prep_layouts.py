@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pipeline_runs import medvl
-from prep_data import png, record, run_settings, write_parquet
+from prep_data import hashes, png, record, run_settings, write_parquet
 
 from medvl_jobs.errors import DataError, MissingInputError, SchemaMismatchError, SettingsError
 from medvl_jobs.prep.job import run
@@ -39,11 +38,6 @@ def prepared(settings: RunSettings, storage: Storage | None = None) -> dict[str,
     parts = [key for key in storage.list_keys(f"prepared/{KEY}/parts/") if key.endswith("examples.parquet")]
     rows = [row for key in parts for row in pq.read_table(io.BytesIO(storage.read_bytes(key))).to_pylist()]
     return {row["example_id"]: row for row in rows}
-
-
-def hashes(storage: Storage) -> dict[str, str]:
-    keys = (key for key in storage.list_keys("prepared/") if not key.endswith("manifest.json"))
-    return {key: hashlib.sha256(storage.read_bytes(key)).hexdigest() for key in keys}
 
 
 def archive(path: Path, members: dict[str, bytes], compression: str | None = "zstd") -> Path:

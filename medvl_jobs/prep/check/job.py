@@ -38,11 +38,13 @@ from medvl_jobs.storage.publish import Publication, read_manifest
 log = logging.getLogger(__name__)
 
 STAGE = "prep-check"
+VERSION = 1
+"""Raised by hand when the check finds or shows something else; old checks are then made again."""
 JUDGED_BY = "judged_by"
 """In the settings of the manifest: see `judged_by`."""
 
 
-def run(settings: RunSettings, storage: Storage, key: str) -> dict[str, Any] | None:
+def run(settings: RunSettings, storage: Storage, key: str, source: Source | None = None) -> dict[str, Any] | None:
     """Check the source of the dataset ``key``, print the table, and return the card.
 
     None when other pods still have parts to make. Raises what `prep.job.run` raises; when the dataset should not be
@@ -51,7 +53,7 @@ def run(settings: RunSettings, storage: Storage, key: str) -> dict[str, Any] | N
     publication = Publication(storage, layout.check(key))
     card = _finished(settings, storage, key)
     if card is None:
-        card = _make(settings, storage, key, publication)
+        card = _make(settings, storage, key, publication, source)
     if card is None:
         return None
     address = f"{publication.uri}/{layout.PAGE}"
@@ -83,17 +85,20 @@ def judged_by(settings: RunSettings) -> dict[str, Any]:
     """What the check depends on besides its key."""
     tokenizer = captions.tokenizer_file(settings.model)
     return {
+        "version": VERSION,
         "gates": settings.prep.gates.model_dump(mode="json"),
         "language": settings.prep.language,
         "tokenizer": f"sha256:{sha256_file(tokenizer)}" if tokenizer else None,
     }
 
 
-def _make(settings: RunSettings, storage: Storage, key: str, publication: Publication) -> dict[str, Any] | None:
+def _make(
+    settings: RunSettings, storage: Storage, key: str, publication: Publication, source: Source | None
+) -> dict[str, Any] | None:
     started = time.monotonic()
     languages = Languages(settings.prep.language)  # refused before hours of work
     with scratch_folder("medvl-check-") as scratch, os_errors(scratch):
-        source, parts = prep.read(settings, storage, key, scratch)
+        source, parts = prep.read(settings, storage, key, scratch, source)
         if parts is None:
             return None
         reader = RowReader(storage, key, scratch, settings.prep.image)

@@ -2,7 +2,7 @@
 
 As it comes it tells 139 languages, and takes short medical English for Romanian, Slovene or Latin: half of the words
 are. Three things cure that, measured on the sample's captions and sentences, 40 English titles such as "Invasive ductal
-carcinoma", and 50 captions in 15 other languages: 31 candidates, without Latin; no answer when it is not sure; no
+carcinoma", and 50 captions in 15 other languages: 30 candidates, without Latin; no answer when it is not sure; no
 answer for a few letters. Then no English text is taken for another language, and nine of ten others are recognised.
 """
 
