@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice, takewhile
 from typing import TypeVar
 
 import numpy as np
@@ -54,19 +54,20 @@ class FinishedPart:
 
 def finished_parts(storage: Storage, key: str, shards: int) -> tuple[FinishedPart, ...] | None:
     """All parts of all ``shards`` source files, in the order of the rows; none when one is missing."""
-    names = part_names(storage, key)
-    fetched = _fetched(names, lambda name: require_manifest(storage, layout.prepared_part(key, name), STAGE))
-    found = {name: FinishedPart(name, manifest) for name, manifest in zip(names, fetched, strict=True)}
-    parts: list[FinishedPart] = []
+    there = set(part_names(storage, key))
+    names = []
     for shard in range(shards):
-        number, last = 0, False
-        while not last:
-            part = found.get(layout.part_name(shard, number))
-            if part is None:
-                return None
-            parts.append(part)
-            number, last = number + 1, bool(part.manifest.counts[ENDS_SHARD])
-    return tuple(parts)
+        own = list(takewhile(there.__contains__, (layout.part_name(shard, number) for number in count())))
+        # First of each file the last part alone: most pods look when others are still at work.
+        if not own or not _manifest(storage, key, own[-1]).counts[ENDS_SHARD]:
+            return None
+        names += own
+    manifests = _fetched(names, lambda name: _manifest(storage, key, name))
+    return tuple(map(FinishedPart, names, manifests))
+
+
+def _manifest(storage: Storage, key: str, part: str) -> Manifest:
+    return require_manifest(storage, layout.prepared_part(key, part), STAGE)
 
 
 @dataclass(frozen=True)
