@@ -1,6 +1,6 @@
 """From finished parts to a dataset: duplicates, the split, the card. No image is read again, only the ledgers are.
 
-They are read twice, once to decide and once to write. Memory grows with the digests, about 150 bytes a row; the texts
+They are read twice, once to decide and once to write. Memory grows with the digests, about 130 bytes a row; the texts
 pass through.
 """
 

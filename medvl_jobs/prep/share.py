@@ -42,24 +42,19 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
     if not share.shards:
         log.info("all parts of this share are there")
         return
+    captions = _index_captions(source.captions, prep, storage, key, scratch) if source.captions else None
     count = prep.workers or processors()
-    with ExitStack() as stack:
-        captions = None
-        if source.captions:
-            captions = _index_captions(source.captions, prep, storage, key, scratch)
-        run_all = stack.enter_context(workers(count))
+    with workers(count) as run_all:
         for batch in (share.shards[start : start + count] for start in range(0, len(share.shards), count)):
+            marks = {shard: source.shards.mark(source.shards.keys[shard]) for shard in batch}
             with ExitStack() as files:
-                names = {shard: source.shards.keys[shard] for shard in batch}
-                marks = {shard: source.shards.mark(name) for shard, name in names.items()}
-                paths = {
-                    shard: files.enter_context(fetched(source.shards.storage, name, scratch))
-                    for shard, name in names.items()
-                }
-                pieces = [piece for shard, path in paths.items() for piece in share.pieces(shard, path)]
+                pieces = []
+                for shard in batch:
+                    path = files.enter_context(fetched(source.shards.storage, source.shards.keys[shard], scratch))
+                    pieces += share.pieces(shard, path)
                 run_all([partial(_make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
             for shard, mark in marks.items():
-                if source.shards.mark(names[shard]) != mark:
+                if source.shards.mark(source.shards.keys[shard]) != mark:
                     raise _changed(shard, source, storage, key)
 
 
