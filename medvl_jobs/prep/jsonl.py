@@ -32,11 +32,12 @@ def check_columns(path: Path, name: str, columns: ColumnSettings) -> None:
 
     With a slip in `prep.columns.group`, slices of one patient would silently land on both sides of the split.
     """
-    rows = islice(read_jsonl(path, name, 0, 0, _LOOKED_AT, columns), _LOOKED_AT)
-    seen = [role for row in rows for role in type(columns).model_fields if getattr(row, role) is not None]
+    with os_errors(path), path.open("rb", buffering=_BUFFER_BYTES) as stream:
+        records = [_record(line.text) for line in islice(_lines(stream), _LOOKED_AT)]
+    seen = {column for record in records if isinstance(record, dict) for column in record}
     defaults = ColumnSettings()
     for role, column in columns.model_dump().items():
-        if seen and role not in seen and column != getattr(defaults, role):
+        if seen and column not in seen and column != getattr(defaults, role):
             what = f"none of the first {_LOOKED_AT} lines has the column '{column}'"
             remedy = f"name the column that holds the {role}: prep.columns.{role}=NAME"
             raise DataError(what, where=name, remedy=remedy)

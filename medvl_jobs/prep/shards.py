@@ -60,7 +60,7 @@ def cut(path: Path, name: str, shard: int, prep: PrepSettings) -> list[Piece]:
     if is_archive(name):
         return [Piece(shard, name, path, 0, None, ends_shard=True)]
     places: list[RowRange | LineRange]
-    if name.endswith(_JSON_LINES):
+    if name.lower().endswith(_JSON_LINES):
         check_columns(path, name, prep.columns)
         offsets = line_offsets(path, prep.rows_per_part) or [0]
         places = [LineRange(offset, part * prep.rows_per_part) for part, offset in enumerate(offsets)]

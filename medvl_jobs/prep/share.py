@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -46,26 +47,31 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
     count = prep.workers or processors()
     with workers(count) as run_all:
         for batch in (share.shards[start : start + count] for start in range(0, len(share.shards), count)):
-            marks = {shard: source.shards.mark(source.shards.keys[shard]) for shard in batch}
             with ExitStack() as files:
                 pieces = []
                 for shard in batch:
                     path = files.enter_context(fetched(source.shards.storage, source.shards.keys[shard], scratch))
                     pieces += share.pieces(shard, path)
                 run_all([partial(_make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
-            for shard, mark in marks.items():
-                if source.shards.mark(source.shards.keys[shard]) != mark:
-                    raise _changed(shard, source, storage, key)
+            _refuse_changes(source, batch, storage, key)
 
 
-def _changed(shard: int, source: Source, storage: Storage, key: str) -> SchemaMismatchError:
-    """The error for a file that was written to while it was read; its parts are no longer finished."""
+def _refuse_changes(source: Source, batch: Sequence[int], storage: Storage, key: str) -> None:
+    """Refuse a source that was written to while it was read; the parts of the batch are no longer finished.
+
+    Raises `SchemaMismatchError`.
+    """
+    changed = [source.shards.uri(name) for name in source.shards.changed(source.shards.keys[shard] for shard in batch)]
+    if source.captions:
+        changed += [source.captions.uri(name) for name in source.captions.changed(source.captions.keys)]
+    if not changed:
+        return
     for name in part_names(storage, key):
-        if layout.shard_of(name) == shard:
+        if layout.shard_of(name) in batch:
             storage.delete(layout.manifest(layout.prepared_part(key, name)))
     what = "a source file was written to while it was read"
     remedy = "start the run again when nobody writes to the source: its content is another one now"
-    return SchemaMismatchError(what, where=source.shards.uri(source.shards.keys[shard]), remedy=remedy)
+    raise SchemaMismatchError(what, where=changed[0], remedy=remedy)
 
 
 def pod_index(prep: PrepSettings, environment: Environment) -> int:

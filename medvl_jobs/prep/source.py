@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -42,9 +43,21 @@ class FileSet:
         return f"{self.storage.uri}/{key}"
 
     @cached_property
+    def marks(self) -> dict[str, tuple[object, ...]]:
+        """The `mark` of each file when it was first looked at."""
+        return {key: self.mark(key) for key in self.keys}
+
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
         """What the content of each file is known by. Raises `MissingInputError` when one has gone."""
-        return {key: self._fingerprint(key) for key in self.keys}
+        marks = self.marks  # before the contents are read, so that a change meanwhile shows
+        if isinstance(self.storage, LocalStorage):
+            return {key: self._fingerprint(key) for key in self.keys}
+        return {key: str(mark[0]) for key, mark in marks.items()}
+
+    def changed(self, keys: Iterable[str]) -> list[str]:
+        """Those of the files that somebody has written to since."""
+        return [key for key in keys if self.mark(key) != self.marks[key]]
 
     def mark(self, key: str) -> tuple[object, ...]:
         """What changes when somebody writes to the file; of a local one without reading it."""

@@ -56,7 +56,7 @@ def workers(count: int) -> Iterator[RunAll]:
 
         def run_all(tasks: Iterable[Task]) -> None:
             try:
-                done, _ = wait_for_futures([pool.submit(task) for task in tasks], return_when=FIRST_EXCEPTION)
+                done, _ = wait_for_futures([pool.submit(_run, task) for task in tasks], return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
             except BrokenProcessPool as error:
@@ -76,6 +76,14 @@ def workers(count: int) -> Iterator[RunAll]:
 def _run_here(tasks: Iterable[Task]) -> None:
     for task in tasks:
         task()
+
+
+def _run(task: Task) -> None:
+    """In a worker. Trap: the pool takes SystemExit for the task's result, and the worker for free to take the next."""
+    try:
+        task()
+    except SystemExit as stopped:
+        os._exit(int(stopped.code or 0))
 
 
 def processors() -> int:

@@ -237,6 +237,20 @@ def test_a_slip_in_a_column_of_jsonl_is_refused(lines: Path) -> None:
         assert f"prep.columns.{next(iter(columns))}=" in caught.value.remedy
 
 
+def test_a_column_that_is_there_and_null_is_no_slip(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    rows = [{"id": f"{n}", "image": "a.png", "caption": f"Text {n}.", "patient": None} for n in range(40)]
+    jsonl(tmp_path / "rows", rows, "A.JSONL")
+    settings = run_settings(
+        tmp_path / "rows",
+        tmp_path / "store",
+        image_folder=str(tmp_path),
+        columns={"group": "patient"},
+        duplicates={"exact": "keep"},
+    )
+    assert len(prepared(settings)) == 40
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [
@@ -288,6 +302,20 @@ def test_a_source_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatc
     with pytest.raises(SchemaMismatchError, match="written to while it was read"):
         run(settings, store, KEY)
     assert not [key for key in store.list_keys("") if key.endswith("manifest.json") and "/parts/" in key]
+
+
+def test_a_file_that_changes_before_its_turn_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        rows = [record(number * 60 + row) for row in range(60)]
+        write_parquet(tmp_path / "source" / f"{number}.parquet", rows)
+    settings = run_settings(tmp_path / "source", tmp_path / "store")
+    source = find_source(settings.prep, settings.storage)
+    assert source.fingerprint
+    write_parquet(tmp_path / "source" / "1.parquet", [record(900)])
+    with pytest.raises(SchemaMismatchError, match="written to while it was read"):
+        run(settings, open_storage(settings.storage), KEY, source)
+    left = [key for key in open_storage(settings.storage).list_keys("") if key.endswith("manifest.json")]
+    assert all("/parts/00000-" in key or "/images/" in key for key in left)
 
 
 def test_a_pipe_is_no_source(tmp_path: Path) -> None:
