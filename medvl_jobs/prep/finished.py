@@ -28,7 +28,6 @@ REFUSED = "refused."
 ENDS_SHARD = "ends_shard"
 """1 in the counts of the last part of a file: how a reader knows that no part is missing."""
 
-
 _DECIDING = ["example_id", "group", "ticket", "pixels", "phash"]
 _AT_ONCE = 8
 """Objects that are on their way from the store at a time."""

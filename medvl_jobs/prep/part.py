@@ -39,9 +39,7 @@ def make_parts(
 ) -> None:
     """Read, judge and store the rows of a piece; its files pass through ``scratch``.
 
-    ``captions`` is the index of those that lie apart from their images.
-
-    Raises `DataError` and what the store raises.
+    ``captions`` is the index of those that lie apart from their images. Raises `DataError` and what the store raises.
     """
     storage = _store(settings.storage) if multiprocessing.parent_process() else open_storage(settings.storage)
     first = layout.manifest(layout.prepared_part(key, layout.part_name(piece.shard, piece.first_part)))

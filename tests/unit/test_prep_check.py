@@ -14,6 +14,7 @@ from typing import Any
 import check_data
 import numpy as np
 import pytest
+import tokenizers
 from check_data import nasty_settings, sound
 from prep_data import png, record, run_settings, write_parquet
 
@@ -203,7 +204,6 @@ def test_the_card_says_what_the_source_is_made_of(nasty: tuple[Path, DataError],
 
 
 def test_tokens_are_counted_with_the_models_tokenizer(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
     settings = settings_of(tmp_path, good(30))
     card = checked(settings.model_copy(update={"model": ModelSettings(path=str(BASE_MODEL))}))
     tokens = card["captions"]["tokens"]
