@@ -52,6 +52,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml images/constraints.txt medvl
 	$(PIP) --no-deps --requirement medvl_jobs/samples/requirements.txt
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed tests/cluster/requirements.txt
 	$(PIP) --editable '.[all,dev]'
+	$(PIP) --no-deps --requirement tests/cluster/requirements.txt
 	touch $@
