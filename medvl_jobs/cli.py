@@ -18,15 +18,15 @@ from typing import NoReturn
 
 import medvl_jobs
 from medvl_jobs.errors import MedvlError, PreemptedError, SettingsError, TryAgainError
-from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.environment import read_environment, read_topology
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings, load_settings
 
 INTERRUPTED = 130
 _EPILOG = """\
 settings: defaults < profile < --config file < MEDVL_SECTION__KEY variables < section.key=value words
-exit codes: 0 ok, 64 usage or settings, 65 bad data, 66 missing input, 75 try again, 77 access denied,
-            78 does not fit (permanent), 143 stopped by SIGTERM, 70 a fault of medvl itself
+exit codes: 0 ok, 64 usage or settings, 65 bad data, 66 missing input, 69 gave up, 75 try again,
+            77 access denied, 78 does not fit (permanent), 143 stopped by SIGTERM, 70 a fault of medvl itself
 """
 
 
@@ -47,8 +47,9 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--rows", type=int, help="number of rows (default: all)")
     sample.add_argument("--seed", type=int, default=42)
     for name, text in (
-        ("run", "the whole graph on this machine, finished stages skipped"),
+        ("run", "the whole graph, here or on Kubernetes, finished stages skipped"),
         ("prep", "parquet, JSONL or archives -> prepared dataset"),
+        ("model", "base model -> model.cache, for pods that have no way to the hub"),
         ("train", "prepared dataset -> LoRA adapter"),
         ("eval", "validation split -> predictions and scores"),
         ("report", "predictions -> comparison of base and tuned"),
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--check", action="store_true", help="judge the data and stop: table, card, page")
             command.add_argument("--workers", type=int, metavar="N", help="processes; the same as prep.workers=N")
         if name == "run":
+            command.add_argument("--executor", choices=("local", "cluster"), default="local")
             command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return top
 
@@ -73,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.WARNING)
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        _dispatch(parser().parse_args(words))
+        return _dispatch(parser().parse_args(words), sys.argv[1:] if words is None else words) or 0
     except MedvlError as error:
         return _failed(error)
     except _Terminated:
@@ -93,7 +95,6 @@ def main(words: Sequence[str] | None = None) -> int:
         return unforeseen.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0
 
 
 def _failed(error: MedvlError) -> int:
@@ -111,29 +112,37 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _dispatch(arguments: argparse.Namespace) -> None:
+def _dispatch(arguments: argparse.Namespace, words: Sequence[str]) -> int | None:
+    """Returns an exit code where that is another process's."""
     if arguments.command == "sample":
         from medvl_jobs.samples.build import build_sample
 
         print(build_sample(arguments.out, seed=arguments.seed, rows=arguments.rows))
-        return
+        return None
     workers = getattr(arguments, "workers", None)
     more = [] if workers is None else [f"prep.workers={workers}"]
     settings = load_settings(arguments.config, (*arguments.overrides, *more))
     if arguments.command == "run":
-        _run(settings, dry_run=arguments.dry_run)
+        _run(settings, arguments.executor, dry_run=arguments.dry_run)
+    elif arguments.command == "model":
+        _model(settings)
     elif arguments.command == "prep":
         _prep(settings, check=arguments.check)
+    elif arguments.command == "train" and (topology := read_topology()).is_launcher:
+        from medvl_jobs.train.launcher import launch
+
+        return launch(words, topology, read_environment().termination_log)
     else:
         _stage(settings, arguments)
+    return None
 
 
-def _run(settings: RunSettings, *, dry_run: bool) -> None:
+def _run(settings: RunSettings, executor: str, *, dry_run: bool) -> None:
     from medvl_jobs.pipeline import job
     from medvl_jobs.storage.open import open_storage
 
     storage = open_storage(settings.storage)
-    page = job.run(settings, storage, dry_run=dry_run)
+    page = job.run(settings, storage, executor=job.Executor(executor), dry_run=dry_run)
     if page:
         print(f"\nreport: {storage.uri}/{page}")
 
@@ -162,6 +171,15 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
 
         with without_pandas():
             job.run(settings, storage, prep_key(settings), source)
+
+
+def _model(settings: RunSettings) -> None:
+    """Needs the model alone: neither the source nor the store may be within reach."""
+    from medvl_jobs.model.weights import fill
+    from medvl_jobs.pipeline.pin import pin_model
+
+    pinned = pin_model(settings)
+    print(fill(pinned.model, pinned.storage))
 
 
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@
     ├── DataError (ValueError)         65  the input was read and is bad
     ├── MissingInputError              66  an input does not exist (file, bucket, upstream stage)
     │     (FileNotFoundError)
+    ├── GaveUpError                    69  the coordinator tried a stage as often as it may
     ├── TryAgainError (ConnectionError)75  nothing is wrong for ever: the store or the network did not answer
     ├── AccessDeniedError              77  the store refused the credentials
     │     (PermissionError)
@@ -12,8 +13,8 @@
     │     (ValueError)
     └── PreemptedError                143  stopped by SIGTERM; what is finished, or checkpointed, is kept
 
-The numbers are those of ``sysexits.h`` so that a pod failure policy can name them: 64, 65, 66, 77 and 78 are permanent,
-75 and 143 are worth another attempt. 70 is for what nobody foresaw.
+The numbers are those of ``sysexits.h`` so that a pod failure policy can name them: 64, 65, 66, 69, 77 and 78 are
+permanent, 75 and 143 are worth another attempt. 70 is for what nobody foresaw.
 
 Each error says *what* happened, *where*, and *what to do*; each is also the stdlib type that a caller would catch.
 """
@@ -68,6 +69,12 @@ class MissingInputError(MedvlError, FileNotFoundError):
     exit_code = 66
 
 
+class GaveUpError(MedvlError):
+    """A stage failed in ways that another attempt might have cured, and no attempt is left."""
+
+    exit_code = 69
+
+
 class TryAgainError(MedvlError, ConnectionError):
     """The store or the network failed in a way that another attempt may cure."""
 
@@ -90,3 +97,9 @@ class PreemptedError(MedvlError, InterruptedError):
     """SIGTERM arrived, the work so far is saved, and the next start resumes it."""
 
     exit_code = 143
+
+
+def error_class(exit_code: int) -> type[MedvlError]:
+    """The error that ends a job with this code; `MedvlError` for a code that is none of ours."""
+    kinds = MedvlError.__subclasses__()
+    return {kind.exit_code: kind for kind in kinds if "exit_code" in vars(kind)}.get(exit_code, MedvlError)

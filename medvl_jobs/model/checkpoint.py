@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils.logging import disable_progress_bar
 
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError, TryAgainError
+from medvl_jobs.model.weights import place
 from medvl_jobs.settings.model import ModelSettings
 
 # PEFT 0.21 asks transformers 5.23 by a name that is going away; nobody who trains can do anything about it.
@@ -52,11 +53,12 @@ def load_processor(model: ModelSettings) -> ImageTextProcessor:
     Raises `MissingInputError` when the checkpoint, or its tokenizer, is not there.
     """
     check_architecture(model)
+    path, revision = place(model)
     # The size is always passed: what a checkpoint's own file says allows 16,384 tokens for one image.
     size = {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
     with _loading(model):
-        tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(model.path, revision=model.revision, size=size)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, revision=revision, size=size)
     lacking = [token for token in ("<|im_end|>", "<|image_pad|>") if token not in tokenizer.get_vocab()]
     if lacking or not tokenizer.chat_template:
         raise MissingInputError(
@@ -73,10 +75,11 @@ def load_model(model: ModelSettings, device: torch.device | str = "cpu") -> PreT
     Raises `MissingInputError` when the checkpoint is not there, `SchemaMismatchError` when it is another architecture.
     """
     check_architecture(model)
+    path, revision = place(model)
     with _loading(model):
         loaded = Qwen3VLMoeForConditionalGeneration.from_pretrained(
-            model.path,
-            revision=model.revision,
+            path,
+            revision=revision,
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attention,
             experts_implementation=model.experts,
@@ -87,8 +90,9 @@ def load_model(model: ModelSettings, device: torch.device | str = "cpu") -> PreT
 
 def check_architecture(model: ModelSettings) -> None:
     """Read the configuration alone, so that a wrong checkpoint is refused before 60 GB of it are loaded."""
+    path, revision = place(model)
     with _loading(model):
-        values, _ = PretrainedConfig.get_config_dict(model.path, revision=model.revision)
+        values, _ = PretrainedConfig.get_config_dict(path, revision=revision)
     found = values.get("model_type")
     if not found:
         raise MissingInputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 
 import yaml
@@ -17,13 +18,34 @@ from medvl_jobs.pipeline.stages import Stage, stages
 from medvl_jobs.settings.keys import StageKeys, stage_keys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.probe import probe
 from medvl_jobs.storage.publish import read_manifest
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, storage: Storage, *, dry_run: bool = False) -> str | None:
-    """Bring a run to its report; returns the key of the report's page, or ``None`` for a dry run."""
+class Executor(StrEnum):
+    """Who carries a plan out."""
+
+    LOCAL = "local"
+    """Processes on this machine, one after the other."""
+    CLUSTER = "cluster"
+    """Jobs on Kubernetes, from the manifests of a plan that the chart made."""
+
+
+def run(
+    settings: RunSettings, storage: Storage, *, executor: Executor = Executor.LOCAL, dry_run: bool = False
+) -> str | None:
+    """Bring a run to its report; returns the key of the report's page, or ``None`` for a dry run.
+
+    Raises what the checks before it raise: on a cluster the API, the rights and the store are tried first.
+    """
+    if executor is Executor.CLUSTER:
+        # Here and not above: on a laptop the client of Kubernetes need not be there.
+        from medvl_jobs.pipeline import cluster  # noqa: PLC0415
+
+        connected = cluster.connect(settings)
+        probe(storage)
     pinned = pin(settings, storage)
     keys = stage_keys(pinned)
 
@@ -35,16 +57,24 @@ def run(settings: RunSettings, storage: Storage, *, dry_run: bool = False) -> st
     if dry_run:
         return None
     _record(storage, pinned, keys, steps)
-    with tempfile.TemporaryDirectory(prefix="medvl-run-") as folder:
-        path = Path(folder) / "run.yaml"
-        here = pinned.model_copy(update={"prep": pinned.prep.model_copy(update={"indexes": 1})})  # no pods on a laptop
-        path.write_text(_as_yaml(here), encoding="utf-8")
-        seconds = local.execute(steps, path)
+    seconds = {}
+    if executor is Executor.CLUSTER:
+        cluster.execute(steps, pinned, storage, *connected)
+    else:
+        seconds = _execute_here(steps, pinned)
     latest = {"key": keys.report, "report": layout.report_file(pinned.name, keys.report, "index.html")}
     storage.write_bytes(layout.latest(pinned.name), (json.dumps(latest, indent=2) + "\n").encode())
     if seconds:
         print("\n".join(["", *(f"{name:<20}{spent:>8.1f} s" for name, spent in seconds.items())]), flush=True)
     return latest["report"]
+
+
+def _execute_here(steps: tuple[Step, ...], pinned: RunSettings) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="medvl-run-") as folder:
+        path = Path(folder) / "run.yaml"
+        here = pinned.model_copy(update={"prep": pinned.prep.model_copy(update={"indexes": 1})})  # no pods on a laptop
+        path.write_text(_as_yaml(here), encoding="utf-8")
+        return local.execute(steps, path)
 
 
 def _as_yaml(settings: RunSettings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
 import subprocess
@@ -12,16 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.errors import MedvlError, PreemptedError
+from medvl_jobs.errors import PreemptedError, error_class
 from medvl_jobs.pipeline.plan import Step
+from medvl_jobs.processes import die_with_parent, shell_code
 
 log = logging.getLogger(__name__)
 
 MEDVL = [sys.executable, "-m", "medvl_jobs"]
 """``medvl`` of this very environment, wherever the shell's path may lead."""
-
-PR_SET_PDEATHSIG = 1
-_BY_EXIT_CODE = {kind.exit_code: kind for kind in MedvlError.__subclasses__()}
 
 
 def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
@@ -39,7 +36,7 @@ def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
         code = _run([*MEDVL, *step.stage.words, "--config", str(config)])
         seconds[step.stage.name] = time.monotonic() - started
         if code != 0:
-            raise _BY_EXIT_CODE.get(code, MedvlError)(
+            raise error_class(code)(
                 f"the stage {step.stage.name} ended with exit code {code}",
                 where=step.stage.prefix,
                 remedy="its own message is above; what is finished is kept: mend it, start the same command again",
@@ -50,7 +47,7 @@ def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
 
 def _run(command: list[str]) -> int:
     """Run a child that gets our SIGTERM and does not outlive us; returns its exit code as a shell would."""
-    child = subprocess.Popen(command, preexec_fn=_die_with_parent if sys.platform == "linux" else None)  # noqa: PLW1509
+    child = subprocess.Popen(command, preexec_fn=die_with_parent)  # noqa: PLW1509
 
     def forward(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
@@ -64,9 +61,4 @@ def _run(command: list[str]) -> int:
         signal.signal(signal.SIGTERM, previous)
     if stopped and code == 0:
         return PreemptedError.exit_code  # it came as the stage ended: the stage is done, the run is to stop
-    return code if code >= 0 else 128 - code
-
-
-def _die_with_parent() -> None:
-    """Otherwise a stage goes on after ``kill -9`` of its parent, and the next start runs it a second time."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return shell_code(code)

@@ -12,16 +12,16 @@ from pathlib import Path
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.errors import MissingInputError
+from medvl_jobs.model.weights import LOADED, bucket_files, fingerprint_of, in_bucket, is_hub_id
 from medvl_jobs.prep.source import Source, find_source
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.storage.base import Storage
 
 WHOLE_BYTES = 16 * 2**20
 """Files up to this size are hashed whole; of larger ones (60 GB of weights) the size and three samples are."""
 SAMPLE_BYTES = 2**20
-LOADED = {".json", ".safetensors", ".jinja", ".txt", ".model", ".bin"}
-"""Endings of the files of a checkpoint or an adapter that change what it answers."""
 
 
 def pin(settings: RunSettings, storage: Storage) -> RunSettings:
@@ -29,10 +29,9 @@ def pin(settings: RunSettings, storage: Storage) -> RunSettings:
 
     Raises `MissingInputError` when the source, the base model or the adapter does not exist.
     """
-    model, evaluation = settings.model, settings.eval
-    return pin_source(settings).model_copy(
+    evaluation = settings.eval
+    return pin_model(pin_source(settings)).model_copy(
         update={
-            "model": model.model_copy(update={"fingerprint": model.fingerprint or model_fingerprint(model)}),
             "eval": evaluation.model_copy(
                 update={"adapter_fingerprint": evaluation.adapter_fingerprint or adapter_fingerprint(settings, storage)}
             ),
@@ -47,20 +46,30 @@ def pin_source(settings: RunSettings, source: Source | None = None) -> RunSettin
     return settings.model_copy(update={"prep": prep.model_copy(update={"source_fingerprint": fingerprint})})
 
 
-def model_fingerprint(model: ModelSettings) -> str:
-    """Hash of a local checkpoint's files, or the name and revision of one on the hub.
+def pin_model(settings: RunSettings) -> RunSettings:
+    """The settings with the fingerprint of the base model alone. Raises `MissingInputError` when there is none."""
+    model = settings.model
+    fingerprint = model.fingerprint or model_fingerprint(model, settings.storage)
+    return settings.model_copy(update={"model": model.model_copy(update={"fingerprint": fingerprint})})
+
+
+def model_fingerprint(model: ModelSettings, storage: StorageSettings) -> str:
+    """Hash of a local checkpoint's files, of the list of one in a bucket, or the name and revision of one on the hub.
 
     Large files are sampled at the start, the middle and the end: two checkpoints that differ only elsewhere would be
     taken for one. A hub model without a revision is only as fixed as its newest commit.
     """
+    if in_bucket(model.path):
+        return fingerprint_of(bucket_files(model.path, storage)[1])
     folder = Path(model.path)
     if folder.is_dir():
         return directory_fingerprint(folder)
-    if folder.is_absolute() or model.path.startswith(".") or model.path.count("/") != 1:
+    if not is_hub_id(model.path):
         raise MissingInputError(
             "the base model does not exist",
             where=model.path,
-            remedy="set model.path to a directory or a hub id (owner/name)",
+            remedy="set model.path to a directory, s3://bucket/path, or a hub id (owner/name); where only pods with "
+            "GPUs see the directory, set model.fingerprint too, to anything that changes with the weights",
         )
     return f"hub:{model.path}@{model.revision or 'main'}"
 

@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl_jobs.errors import SettingsError
+
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 
 
@@ -46,3 +48,66 @@ def _git_sha() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How many processes train together, and which of them this is: torchrun's conventions, and the operator's.
+
+    Kubeflow's training operator sets ``PET_…`` for the one process of each pod, with ``WORLD_SIZE`` already counting
+    all processes and ``RANK`` counting pods.
+    """
+
+    processes: int
+    """Of each machine."""
+    machines: int
+    machine: int
+    local_rank: int | None
+    """Which process of this machine this is; none when it has to start them."""
+    master: tuple[str, str]
+    """Address and port of the first machine."""
+
+    @property
+    def is_launcher(self) -> bool:
+        """Whether this process is to start the others, and not to train itself."""
+        return self.local_rank is None and self.machines * self.processes > 1
+
+    def of_process(self, local_rank: int) -> dict[str, str]:
+        """The variables of one of the processes to start."""
+        # One machine needs neither the cluster's name service nor the Service of the job.
+        address = "127.0.0.1" if self.machines == 1 else self.master[0]
+        return {
+            "RANK": str(self.machine * self.processes + local_rank),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(self.machines * self.processes),
+            "LOCAL_WORLD_SIZE": str(self.processes),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": self.master[1],
+        }
+
+
+def read_topology() -> Topology:
+    """Read what torchrun or the training operator has set; alone, it is one process of one. Raises `SettingsError`."""
+    rank, size = os.environ.get("LOCAL_RANK"), _whole("WORLD_SIZE", 1)
+    processes, machines = _whole("PET_NPROC_PER_NODE", 1), _whole("PET_NNODES", 1)
+    if rank is None and size != 1 and size != processes * machines:
+        raise SettingsError(
+            f"WORLD_SIZE is {size}, but this is one process alone: it would wait for the others for ever",
+            where="the environment",
+            remedy="set PET_NPROC_PER_NODE to the processes of a machine (and PET_NNODES), or start it with torchrun",
+        )
+    return Topology(
+        processes=processes,
+        machines=machines,
+        machine=_whole("PET_NODE_RANK", 0),
+        local_rank=None if rank is None else int(rank),
+        master=(os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "23456")),
+    )
+
+
+def _whole(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        remedy = "set it to a number: nprocPerNode of the PyTorchJob, for one"
+        raise SettingsError(f"{variable} is {text!r}, and no number", where="the environment", remedy=remedy)
+    return int(text)

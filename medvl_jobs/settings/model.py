@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -13,7 +14,9 @@ class ModelSettings(Section):
     """Which vision-language model, and in which form it is run."""
 
     path: str = operational("Qwen/Qwen3-VL-30B-A3B-Instruct")
-    """A directory in Hugging Face's layout, or a model id on the hub."""
+    """A directory in Hugging Face's layout, ``s3://bucket/path`` of one, or a model id on the hub."""
+    cache: Path | None = operational(None)
+    """Directory that ``medvl model`` fetches a model from a bucket or the hub into, and that it is loaded from."""
     revision: str | None = None
     """Commit or tag of a hub model; none means the newest."""
     fingerprint: str | None = None

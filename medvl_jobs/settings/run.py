@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from medvl_jobs.errors import MissingInputError, SettingsError
+from medvl_jobs.settings.cluster import ClusterSettings
 from medvl_jobs.settings.eval import EvalSettings, ReportSettings
 from medvl_jobs.settings.model import ModelSettings, PromptSettings
 from medvl_jobs.settings.prep import PrepSettings
@@ -59,6 +60,7 @@ class RunSettings(BaseSettings, Section):
     train: TrainSettings = TrainSettings()
     eval: EvalSettings = EvalSettings()
     report: ReportSettings = ReportSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,162 @@
+"""Carry out a plan on Kubernetes: look, decide, act, wait for a change, look again.
+
+It keeps no state of its own, so it may die at any moment: the next one finds the manifests in the store and the
+children in the cluster, and goes on. One coordinator at a time works on a run; a Lease sees to that.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from medvl_jobs.cluster.client import Bell, Cluster, ConflictError, EventType, Plan
+from medvl_jobs.cluster.lease import Lease
+from medvl_jobs.cluster.status import Json, Phase, owners, phase
+from medvl_jobs.contracts.fingerprint import short_hash
+from medvl_jobs.errors import MedvlError, SettingsError, TryAgainError
+from medvl_jobs.pipeline.children import OUTPUT, Templates
+from medvl_jobs.pipeline.decide import Create, Done, Fail, Seen, Wait, decide
+from medvl_jobs.pipeline.plan import Step
+from medvl_jobs.pipeline.stages import Stage
+from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.publish import read_manifest
+
+log = logging.getLogger(__name__)
+
+ON_GPU = ("train", "eval")
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+def connect(settings: RunSettings) -> tuple[Cluster, Plan]:
+    """The cluster and the plan of the run. Raises what `Cluster` raises, and `SettingsError` without a plan."""
+    if settings.cluster.plan is None:
+        raise SettingsError(
+            "no plan is named",
+            where="cluster.plan",
+            remedy="the chart names it; by hand: cluster.plan=<release>-plan-<hash>, the ConfigMap of the release",
+        )
+    cluster = Cluster(settings.cluster.namespace)
+    cluster.check()
+    return cluster, cluster.plan(settings.cluster.plan)
+
+
+def execute(steps: Sequence[Step], settings: RunSettings, storage: Storage, cluster: Cluster, plan: Plan) -> None:
+    """Bring every step that is to run to its end; returns when the last one's manifest is in the store.
+
+    ``settings`` are pinned. Raises the error of the first stage that fails for good: what runs, runs on, and nothing
+    more is created.
+    """
+    coordinator = _Coordinator(steps, Templates.of(plan, settings), storage, cluster)
+    goal = steps[-1].stage.prefix
+    name = f"medvl-{short_hash([settings.storage.endpoint_url, storage.uri, goal])}"
+    with (
+        Lease(cluster, name, settings.cluster.identity, settings.cluster.lease_seconds).held() as lease,
+        cluster.changes(coordinator.selector) as bell,
+    ):
+        coordinator.run(lease, bell)
+
+
+class _Coordinator:
+    """What one coordinator knows: all of it can be found out again."""
+
+    def __init__(self, steps: Sequence[Step], templates: Templates, storage: Storage, cluster: Cluster) -> None:
+        self.templates, self.storage, self.cluster = templates, storage, cluster
+        self.settings = templates.settings.cluster
+        self.needs: dict[Stage, list[str]] = {}
+        todo = [step.stage for step in steps if step.action == "run"]
+        running = {stage.name for stage in todo}
+        model = Stage("model", ("model",), f"the model cache: {templates.settings.model.fingerprint}")
+        if "model" in templates.manifests and any(stage.words[0] in ON_GPU for stage in todo):
+            self.needs[model] = []
+        for stage in todo:
+            self.needs[stage] = [name for name in stage.needs if name in running]
+            if model in self.needs and stage.words[0] in ON_GPU:
+                self.needs[stage].append(model.name)
+        outputs = ",".join(sorted(templates.output(stage) for stage in self.needs))
+        self.selector = f"{OUTPUT} in ({outputs})"
+        self.finished: set[str] = set()
+        self.told: dict[str, str] = {}
+
+    def run(self, lease: Lease, bell: Bell) -> None:
+        """Until all is finished. What fails for a while, the API or the store, is tried again with longer pauses."""
+        pause = 1.0
+        while True:
+            try:
+                if self.round(lease):
+                    return
+                pause = 1.0
+                bell.wait(self.settings.resync_seconds)
+            except ConflictError as conflict:
+                log.info("somebody else was there first, looking again: %s", conflict.what)
+                time.sleep(1.0)
+            except TryAgainError as trouble:
+                lease.check()
+                log.warning("%s; looking again in %g s", trouble, pause)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def round(self, lease: Lease) -> bool:
+        """Look at everything once and make every move that can be made; returns whether all is finished."""
+        children = self.cluster.children(self.selector)
+        pods = self.cluster.pods(self.selector)
+        for stage, needs in self.needs.items():
+            if stage.name in self.finished:
+                continue
+            missing = [name for name in needs if name not in self.finished]
+            match decide(stage, self._seen(stage, children, pods), missing, self.settings):
+                case Done():
+                    self.finished.add(stage.name)
+                    self._tell(stage, "done", event="StageDone")
+                case Wait(state, pod):
+                    follow = pod and stage.words[0] == "train" and state.startswith("runs")
+                    self._tell(stage, f"{state}: kubectl logs -f {pod}" if follow else state)
+                case Create(attempt, why):
+                    lease.check()
+                    self._create(stage, attempt, why)
+                case Fail(error, pods_of_it, child):
+                    lease.check()
+                    self._fail(stage, error, pods_of_it, child)
+        return len(self.finished) == len(self.needs)
+
+    def _seen(self, stage: Stage, children: Sequence[Json], pods: Sequence[Json]) -> Seen:
+        output = self.templates.output(stage)
+        of_stage = [child for child in children if child["metadata"]["labels"][OUTPUT] == output]
+        own = [child for child in of_stage if self.templates.plan.uid in owners(child)]
+        if stage.name == "model":  # its output is a volume, which only its child has seen
+            finished = any(phase(child) is Phase.SUCCEEDED for child in own)
+        else:  # asked after the children were looked at: one that has ended has written its manifest before
+            finished = read_manifest(self.storage, stage.prefix) is not None
+        return Seen(
+            children=sorted(own, key=lambda child: (child["metadata"]["creationTimestamp"], child["metadata"]["name"])),
+            others=[child for child in of_stage if child not in own],
+            pods=[pod for pod in pods if pod["metadata"]["labels"][OUTPUT] == output],
+            finished=finished,
+            now=datetime.now(UTC),
+        )
+
+    def _create(self, stage: Stage, attempt: int, why: str) -> None:
+        child = self.templates.child(stage, attempt)
+        self.cluster.create(child)
+        name = child["metadata"]["name"]
+        self._tell(stage, f"created {name}" + (f", attempt {attempt}: {why}" if why else ""), event="StageCreated")
+
+    def _fail(self, stage: Stage, error: MedvlError, pods: Sequence[Json], child: Json | None) -> None:
+        for pod in pods[-1:]:
+            log.error("the last lines of %s:\n%s", pod["metadata"]["name"], self.cluster.tail(pod).rstrip())
+        if child is not None:
+            self.cluster.give_up(child, error.as_dict() | {"reason": error.what})
+        self._tell(stage, f"failed: {error.what}", event="StageFailed")
+        raise error
+
+    def _tell(self, stage: Stage, state: str, *, event: str | None = None) -> None:
+        """One line per change."""
+        if self.told.get(stage.name) == state:
+            return
+        self.told[stage.name] = state
+        log.info("%-19s %s", stage.name, state)
+        if event:
+            kind: EventType = "Warning" if event == "StageFailed" else "Normal"
+            self.cluster.event(self.templates.plan, kind, event, f"{stage.name} {state}")

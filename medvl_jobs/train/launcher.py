@@ -1,0 +1,108 @@
+"""One process per GPU, started from the one process of a container.
+
+It stands where torchrun usually does and follows the same conventions (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``,
+``MASTER_ADDR``, ``MASTER_PORT``; ``PET_…`` as Kubeflow's training operator sets them). torchrun ends with code 1
+whatever its processes end with, and kills them 30 seconds after SIGTERM, in the middle of a checkpoint; see decision
+0014.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from medvl_jobs.errors import PreemptedError
+from medvl_jobs.processes import die_with_parent, shell_code
+from medvl_jobs.settings.environment import Topology
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 30.0
+"""How long the others may go on when one process has failed: without it they wait for it in a collective."""
+POLL_SECONDS = 0.2
+
+
+def launch(words: Sequence[str], topology: Topology, termination_log: Path) -> int:
+    """Run ``medvl`` with these words once per GPU; returns the exit code that tells most.
+
+    That is the code of the first process that failed on its own. SIGTERM is passed on, and whatever the processes make
+    of it (a checkpoint, code 143) is waited for: the grace period is the kubelet's business. The last words of that
+    first process go to ``termination_log``.
+    """
+    with tempfile.TemporaryDirectory(prefix="medvl-ranks-") as folder:
+        logs = [Path(folder) / f"rank-{rank}" for rank in range(topology.processes)]
+        for path in logs:
+            path.touch()
+        children = _Children(words, topology, logs)
+        code, rank = children.wait()
+        said = logs[rank].read_bytes()
+        if said and (termination_log.exists() or termination_log.parent != Path("/dev")):
+            termination_log.write_bytes(said)
+    return code
+
+
+class _Children:
+    def __init__(self, words: Sequence[str], topology: Topology, logs: Sequence[Path]) -> None:
+        self.stopped = False
+        self._previous = signal.signal(signal.SIGTERM, self._stop)
+        log.info(
+            "starting %d processes, on machine %d of %d", topology.processes, topology.machine + 1, topology.machines
+        )
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "medvl_jobs", *words],
+                env={**os.environ, **topology.of_process(rank), "MEDVL_TERMINATION_LOG": str(logs[rank])},  # noqa: TID251
+                preexec_fn=die_with_parent,  # noqa: PLW1509
+            )
+            for rank in range(topology.processes)
+        ]
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        for process in self.processes:
+            process.send_signal(number)
+
+    def wait(self) -> tuple[int, int]:
+        """Returns the exit code, and the local rank that it is from."""
+        failed: tuple[int, int] | None = None
+        deadline = float("inf")
+        try:
+            while any(process.poll() is None for process in self.processes):
+                time.sleep(POLL_SECONDS)
+                if failed is None and (failed := self._first_failure()):
+                    log.error("process %d of this pod ended with %d, ending the others", failed[1], failed[0])
+                    deadline = time.monotonic() + GRACE_SECONDS
+                    self._end(signal.SIGTERM)
+                if time.monotonic() > deadline:
+                    self._end(signal.SIGKILL)
+        finally:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._end(signal.SIGKILL)
+        return failed or self._first_failure() or self._last()
+
+    def _first_failure(self) -> tuple[int, int] | None:
+        """A process that has failed on its own, not because it was told to stop."""
+        for rank, process in enumerate(self.processes):
+            code = process.poll()
+            if code not in (None, 0) and not (self.stopped and shell_code(code) == PreemptedError.exit_code):
+                return shell_code(code), rank
+        return None
+
+    def _last(self) -> tuple[int, int]:
+        """What they all end with: 0, or 143 after a stop."""
+        codes = [shell_code(process.wait()) for process in self.processes]
+        return max((code, -rank) for rank, code in enumerate(codes))[0], 0
+
+    def _end(self, number: int) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
