@@ -53,12 +53,15 @@ def parser() -> argparse.ArgumentParser:
         ("train", "prepared dataset -> LoRA adapter"),
         ("eval", "validation split -> predictions and scores"),
         ("report", "predictions -> comparison of base and tuned"),
+        ("collect", "a finished report -> a folder; its gates set the exit code"),
     ):
         command = commands.add_parser(name, help=text, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter)
         command.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML")
         command.add_argument("overrides", nargs="*", metavar="section.key=value")
         if name == "eval":
             command.add_argument("--variant", type=Variant, choices=list(Variant), required=True)
+        if name == "collect":
+            command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
         if name == "prep":
             command.add_argument("--check", action="store_true", help="judge the data and stop: table, card, page")
             command.add_argument("--workers", type=int, metavar="N", help="processes; the same as prep.workers=N")
@@ -204,6 +207,13 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
             from medvl_jobs.report import job as report
 
             report.run(settings, storage, keys)
+        case "collect":
+            from medvl_jobs.report.collect import collect, require
+
+            judged = collect(settings, storage, keys, arguments.out)
+            print((arguments.out / "report.md").read_text(encoding="utf-8"))
+            print("\n".join(map(str, judged)))
+            require(judged)
 
 
 def _last_words(error: dict[str, str | int]) -> None:

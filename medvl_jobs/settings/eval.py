@@ -38,6 +38,13 @@ class EvalSettings(Section):
     """Finished predictions are stored at least this often; a killed eval loses no more than these."""
 
 
+GATE = (
+    r"(?P<operator>>=|>|<=|<) *(?:(?P<variant>base|tuned-shuffled)|(?P<number>-?\d+(?:\.\d+)?))"
+    r"(?P<more> *[+-] *\d+(?:\.\d+)?)?"
+)
+"""A condition on a score: ``>= base + 5``, ``> tuned-shuffled``, ``< 2.5``."""
+
+
 class ReportSettings(Section):
     """The comparison of base and tuned."""
 
@@ -47,3 +54,5 @@ class ReportSettings(Section):
     resamples: Annotated[int, Field(ge=100)] = 10_000
     """Bootstrap resamples over groups for the confidence intervals."""
     seed: int = 42
+    gates: dict[str, Annotated[str, Field(pattern=f"^(?:{GATE})$")]] = operational({})
+    """What the tuned model must reach: ``{facts_f1: ">= base + 5", rouge-l: "> 40"}``. `medvl collect` judges it."""

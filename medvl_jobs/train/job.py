@@ -49,6 +49,8 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         set_threads(settings.model)
         arguments = training_arguments(settings, scratch)  # first: it gives this process its GPU
         refuse_data_parallel(arguments)
+        if arguments.process_index > 0:
+            logging.getLogger("medvl_jobs").setLevel(logging.WARNING)  # all processes share one log
         renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
         rows = open_split(storage, keys.prep, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
@@ -91,6 +93,7 @@ def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArgument
         label_names=["labels"],
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,  # every LoRA module takes part in every step
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not sys.stderr.isatty(),
     )

@@ -1,0 +1,55 @@
+"""Gates: what a result must reach, as conditions on the scores of ``report.json``. Pure."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from medvl_jobs.errors import SettingsError
+from medvl_jobs.report.shape import Report
+from medvl_jobs.settings.eval import GATE, Variant
+
+_COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One gate and how the tuned model did."""
+
+    metric: str
+    condition: str
+    value: float
+    """Mean of the tuned model over all examples."""
+    bound: float
+    """What the condition comes to in this report."""
+    passed: bool
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else "MISSED"
+        return f"{verdict}  {self.metric} {self.value:.1f}, asked for {self.condition} ({self.bound:.1f})"
+
+
+def judge_gates(report: Report, gates: Mapping[str, str]) -> tuple[Judged, ...]:
+    """Every gate, in the order they are written. Raises `SettingsError` for a score that the report does not have."""
+    means = {row["metric"]: row["means"] for row in report["overall"]["metrics"]}
+    return tuple(_judge(metric, condition, means) for metric, condition in gates.items())
+
+
+def _judge(metric: str, condition: str, means: Mapping[str, Mapping[str, float]]) -> Judged:
+    parts = re.fullmatch(GATE, condition)
+    assert parts is not None, "the settings let only conditions through"
+    if metric not in means:
+        raise SettingsError(
+            f"the report has no score '{metric}'",
+            where="report.gates",
+            remedy=f"use one of: {', '.join(means)}",
+        )
+    scores = means[metric]
+    if parts["variant"] and parts["variant"] not in scores:
+        raise SettingsError(f"the report has no variant '{parts['variant']}'", where=f"report.gates.{metric}")
+    start = scores[parts["variant"]] if parts["variant"] else float(parts["number"])
+    bound = start + float((parts["more"] or "0").replace(" ", ""))
+    value = scores[Variant.TUNED]
+    return Judged(metric, condition, value, bound, bool(_COMPARE[parts["operator"]](value, bound)))
