@@ -101,5 +101,4 @@ class PreemptedError(MedvlError, InterruptedError):
 
 def error_class(exit_code: int) -> type[MedvlError]:
     """The error that ends a job with this code; `MedvlError` for a code that is none of ours."""
-    kinds = MedvlError.__subclasses__()
-    return {kind.exit_code: kind for kind in kinds if "exit_code" in vars(kind)}.get(exit_code, MedvlError)
+    return {kind.exit_code: kind for kind in MedvlError.__subclasses__()}.get(exit_code, MedvlError)

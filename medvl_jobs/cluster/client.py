@@ -47,7 +47,7 @@ NEEDED = (
 EventType = Literal["Normal", "Warning"]
 
 
-class ConflictError(MedvlError):
+class ConflictError(TryAgainError):
     """Somebody else was there first: the object exists, or has changed since it was read. Look again."""
 
 

@@ -23,6 +23,10 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 }
 
 
+_QUANTITY = re.compile(r"\.(limits|requests)\.[^.]+(\.[^.]+)*$|\.(sizeLimit|divisor)$")
+"""Where the models say "string" and the API takes a number as well."""
+
+
 def check(manifest: Manifest, where: str) -> None:
     """Raises `SettingsError` when the manifest is none that the coordinator creates, or has a field that is unknown."""
     kind = manifest.get("kind")
@@ -48,7 +52,8 @@ def _problems(value: Any, kind: str, path: str) -> list[str]:
         return [problem for key, item in items for problem in _problems(item, inner, f"{path}.{key}")]
     if kind in _PLAIN:
         # bool is an int to Python, and not to Kubernetes
-        fits = isinstance(value, _PLAIN[kind]) and not (isinstance(value, bool) and kind != "bool")
+        types = (str, int, float) if _QUANTITY.search(path) else _PLAIN[kind]
+        fits = isinstance(value, types) and not (isinstance(value, bool) and kind != "bool")
         return [] if fits else [f"{path.lstrip('.')} is {value!r}, no {kind}"]
     if not isinstance(value, dict):
         return [f"{path.lstrip('.')} is {value!r}, no {kind}"]

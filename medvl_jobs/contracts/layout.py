@@ -31,6 +31,7 @@
       report/index.html  report/report.json  report/report.md  report/figures/…
       manifest.json
     runs/<name>/latest.json             the newest run key of that name
+    probes/…                            made and deleted again, to see what the store can do
 
 A prefix without ``manifest.json`` does not exist: it is being made, or its maker died.
 """
@@ -140,6 +141,11 @@ def report_file(name: str, key: str, file: str) -> str:
 def latest(name: str) -> str:
     """The pointer to the newest run of a name."""
     return f"runs/{name}/latest.json"
+
+
+def probe(name: str) -> str:
+    """Key of a probe of the store."""
+    return f"probes/{name}"
 
 
 def part(number: int, suffix: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from medvl_jobs.contracts import layout
 from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.storage.base import Storage
 
@@ -14,7 +15,7 @@ def probe(storage: Storage) -> None:
     Raises `SchemaMismatchError` when the store lets two writers win where only one may: two jobs would overwrite each
     other's results.
     """
-    key = f"probes/{uuid.uuid4().hex}"
+    key = layout.probe(uuid.uuid4().hex)
     try:
         storage.write_bytes(key, b"first", if_absent=True)
         second = storage.write_bytes(key, b"second", if_absent=True)

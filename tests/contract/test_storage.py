@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from medvl_jobs.errors import DataError, MissingInputError, SettingsError
+from medvl_jobs.errors import DataError, MissingInputError, SchemaMismatchError, SettingsError
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.probe import probe
 
 ODD_KEYS = [
     "a b/c d.txt",
@@ -233,3 +234,19 @@ def test_the_fingerprint_follows_the_content(storage: Storage) -> None:
         seen.append(found.fingerprint)
     assert seen[0] == seen[2] != seen[1]
     assert all(fingerprint.partition(":")[0] in ("sha256", "etag") for fingerprint in seen)
+
+
+# --- the probe ---
+
+
+def test_a_store_that_keeps_its_promises_passes_the_probe_and_is_left_clean(storage: Storage) -> None:
+    probe(storage)
+    assert list(storage.list_keys("")) == []
+
+
+def test_a_store_that_lets_two_writers_win_does_not(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = storage.write_bytes
+    monkeypatch.setattr(storage, "write_bytes", lambda key, data, if_absent: write(key, data))
+    with pytest.raises(SchemaMismatchError, match="does not keep its promises"):
+        probe(storage)
+    assert list(storage.list_keys("")) == []

@@ -88,7 +88,7 @@ def test_exit_codes_are_the_documented_ones() -> None:
     codes = {kind.__name__: kind.exit_code for kind in (errors.MedvlError, *errors.MedvlError.__subclasses__())}
     assert codes == {
         "MedvlError": 70, "SettingsError": 64, "DataError": 65, "MissingInputError": 66, "TryAgainError": 75,
-        "AccessDeniedError": 77, "SchemaMismatchError": 78, "PreemptedError": 143,
+        "AccessDeniedError": 77, "SchemaMismatchError": 78, "PreemptedError": 143, "GaveUpError": 69,
     }  # fmt: skip
     assert all(str(code) in str(cli.parser().epilog) for code in codes.values())
     assert all(f"{code}" in str(errors.__doc__) for code in codes.values())

@@ -1,0 +1,211 @@
+"""One process per GPU: their environment, their exit codes, signals. The processes are real and do no training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from medvl_jobs.errors import SettingsError
+from medvl_jobs.settings.environment import Topology, read_topology
+
+OPERATOR = {
+    "WORLD_SIZE": "4",
+    "RANK": "1",
+    "PET_NPROC_PER_NODE": "2",
+    "PET_NNODES": "2",
+    "PET_NODE_RANK": "1",
+    "MASTER_ADDR": "job-master-0",
+    "MASTER_PORT": "23456",
+}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*OPERATOR, "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_alone_it_launches_nothing() -> None:
+    assert not read_topology().is_launcher
+
+
+def test_the_operators_variables_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OPERATOR.items():
+        monkeypatch.setenv(name, value)
+    topology = read_topology()
+    assert topology.is_launcher
+    assert topology.of_process(1) == {
+        "RANK": "3",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "4",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "job-master-0",
+        "MASTER_PORT": "23456",
+    }
+    monkeypatch.setenv("LOCAL_RANK", "0")  # started by torchrun, or by us
+    assert not read_topology().is_launcher
+
+
+def test_one_machine_needs_no_name_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**OPERATOR, "WORLD_SIZE": "2", "PET_NNODES": "1", "PET_NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert read_topology().of_process(0)["MASTER_ADDR"] == "127.0.0.1"
+
+
+def test_one_process_that_was_told_it_is_four_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(SettingsError, match="one process alone"):
+        read_topology()
+    monkeypatch.setenv("WORLD_SIZE", "auto")
+    with pytest.raises(SettingsError, match="no number"):
+        read_topology()
+
+
+RANK = """
+    import json, os, signal, sys, time
+    rank = os.environ["LOCAL_RANK"]
+    def say(code):
+        with open(os.environ["MEDVL_TERMINATION_LOG"], "w") as log: log.write(f"rank {rank} says {code}")
+        sys.exit(code)
+"""
+
+
+def start(folder: Path, body: str, processes: int = 2) -> subprocess.Popen[bytes]:
+    """The real launcher, with a module `medvl_jobs` in the way that its children run in place of ours."""
+    fake = folder / "fake"
+    (fake / "medvl_jobs").mkdir(parents=True)
+    (fake / "medvl_jobs" / "__init__.py").touch()
+    (fake / "medvl_jobs" / "__main__.py").write_text(textwrap.dedent(RANK) + textwrap.dedent(body))
+    root = Path(__file__).parents[2]
+    script = f"""
+        import os, sys
+        sys.path.insert(0, {str(root)!r})
+        from pathlib import Path
+        from medvl_jobs.settings.environment import Topology
+        from medvl_jobs.train.launcher import launch
+        os.environ["PYTHONPATH"] = {str(fake)!r}
+        topology = Topology({processes}, 1, 0, None, ("127.0.0.1", "1"))
+        sys.exit(launch(["train"], topology, Path({str(folder / "last-words")!r})))
+    """
+    with (folder / "out").open("w") as out:
+        return subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=fake, stdout=out)
+
+
+def said(folder: Path) -> str:
+    path = folder / "last-words"
+    return path.read_text() if path.exists() else ""
+
+
+def test_all_well(tmp_path: Path) -> None:
+    launcher = start(
+        tmp_path, "os.write(1, f\"{os.environ['RANK']} {os.environ['WORLD_SIZE']} {sys.argv[1:]}\\n\".encode())"
+    )
+    assert launcher.wait(timeout=60) == 0
+    assert sorted((tmp_path / "out").read_text().splitlines()) == ["0 2 ['train']", "1 2 ['train']"]
+    assert said(tmp_path) == ""
+
+
+def test_the_code_and_the_words_are_those_of_the_first_to_fail(tmp_path: Path) -> None:
+    launcher = start(
+        tmp_path,
+        """
+        signal.signal(signal.SIGTERM, lambda *_: say(143))
+        if rank == "1": say(65)
+        time.sleep(60)
+        """,
+    )
+    assert launcher.wait(timeout=30) == 65
+    assert said(tmp_path) == "rank 1 says 65"
+
+
+def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    launcher = start(tmp_path, "if rank == '0': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)")
+    assert launcher.wait(timeout=30) == 137
+
+
+def test_sigterm_reaches_all_and_their_checkpoint_is_waited_for(tmp_path: Path) -> None:
+    launcher = start(
+        tmp_path,
+        """
+        def stop(*_):
+            time.sleep(2)
+            open(f"saved-{rank}", "w").close()
+            say(143)
+        signal.signal(signal.SIGTERM, stop)
+        open(f"ready-{rank}", "w").close()
+        time.sleep(60)
+        """,
+    )
+    fake = tmp_path / "fake"
+    wait_for(lambda: (fake / "ready-0").exists() and (fake / "ready-1").exists())
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=30) == 143
+    assert (fake / "saved-0").exists()
+    assert (fake / "saved-1").exists()
+    assert "says 143" in said(tmp_path)
+
+
+def test_a_fault_while_stopping_is_not_called_a_checkpoint(tmp_path: Path) -> None:
+    launcher = start(
+        tmp_path,
+        """
+        signal.signal(signal.SIGTERM, lambda *_: say(75 if rank == "1" else 143))
+        open(f"ready-{rank}", "w").close()
+        time.sleep(60)
+        """,
+    )
+    fake = tmp_path / "fake"
+    wait_for(lambda: (fake / "ready-0").exists() and (fake / "ready-1").exists())
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=30) == 75
+    assert said(tmp_path) == "rank 1 says 75"
+
+
+def test_the_processes_do_not_outlive_the_launcher(tmp_path: Path) -> None:
+    launcher = start(tmp_path, "os.write(1, f'{os.getpid()}\\n'.encode())\ntime.sleep(60)")
+    wait_for(lambda: (tmp_path / "out").read_text().count("\n") == 2)
+    pids = [int(pid) for pid in (tmp_path / "out").read_text().split()]
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in pids))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_wrong_settings_are_said_once_before_anything_is_started() -> None:
+    environment = {**os.environ, **OPERATOR, "WORLD_SIZE": "2", "PET_NNODES": "1", "PET_NODE_RANK": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "medvl_jobs", "train", "train.epoch=3"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 64
+    assert ran.stderr.count("did you mean 'epochs'?") == 1
+
+
+def test_topology_is_data() -> None:
+    assert json.dumps(Topology(1, 1, 0, None, ("a", "1")).of_process(0))
