@@ -52,8 +52,8 @@ def _problems(value: Any, kind: str, path: str) -> list[str]:
         return [problem for key, item in items for problem in _problems(item, inner, f"{path}.{key}")]
     if kind in _PLAIN:
         # bool is an int to Python, and not to Kubernetes
-        types = (str, int, float) if _QUANTITY.search(path) else _PLAIN[kind]
-        fits = isinstance(value, types) and not (isinstance(value, bool) and kind != "bool")
+        plain = (str, int, float) if _QUANTITY.search(path) else _PLAIN[kind]
+        fits = isinstance(value, plain) and not (isinstance(value, bool) and kind != "bool")
         return [] if fits else [f"{path.lstrip('.')} is {value!r}, no {kind}"]
     if not isinstance(value, dict):
         return [f"{path.lstrip('.')} is {value!r}, no {kind}"]

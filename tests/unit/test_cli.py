@@ -103,7 +103,7 @@ def test_a_termination_log_that_cannot_be_written_hides_nothing(
 
 
 def test_sigterm_has_its_code_and_last_words(termination_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_dispatch", lambda arguments: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(cli, "_dispatch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert cli.main(["sample", "--out", "x"]) == 143
     assert json.loads(termination_log.read_text())["error"] == "PreemptedError"
 
@@ -118,12 +118,23 @@ def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPa
 def test_the_command_line_stays_small() -> None:
     """A new knob is a setting. Whoever adds an option here says why in docs/decisions."""
     text = cli.parser().format_help()
-    for command in ("sample", "run", "prep", "train", "eval", "report"):
+    for command in ("sample", "run", "prep", "model", "train", "eval", "report", "collect"):
         assert command in text
     options: set[str] = set()
     for action in cli.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         options |= {option for each in action._actions for option in each.option_strings}
-    known = {"-h", "--help", "--config", "--out", "--rows", "--seed", "--variant", "--dry-run", "--check", "--workers"}
+    known = {
+        "-h",
+        "--help",
+        "--config",
+        "--out",
+        "--rows",
+        "--seed",
+        "--variant",
+        "--dry-run",
+        "--check",
+        "--workers",
+    } | {"--executor"}
     assert options == known
 
 

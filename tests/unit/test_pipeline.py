@@ -79,7 +79,7 @@ def test_model_fingerprint_follows_the_content(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(bytes(WHOLE_BYTES + 10))
     before = directory_fingerprint(tmp_path)
-    assert model_fingerprint(ModelSettings(path=str(tmp_path))) == before
+    assert model_fingerprint(ModelSettings(path=str(tmp_path)), StorageSettings()) == before
     with weights.open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"x")
@@ -96,9 +96,12 @@ def test_model_fingerprint_ignores_what_loading_does_not_read(tmp_path: Path) ->
 
 
 def test_model_on_the_hub_is_named_by_its_revision() -> None:
-    assert model_fingerprint(ModelSettings(path="Qwen/Qwen3-VL", revision="abc")) == "hub:Qwen/Qwen3-VL@abc"
+    assert (
+        model_fingerprint(ModelSettings(path="Qwen/Qwen3-VL", revision="abc"), StorageSettings())
+        == "hub:Qwen/Qwen3-VL@abc"
+    )
     with pytest.raises(MissingInputError, match="base model does not exist"):
-        model_fingerprint(ModelSettings(path="/no/such/model"))
+        model_fingerprint(ModelSettings(path="/no/such/model"), StorageSettings())
 
 
 def test_a_failing_stage_stops_the_run_with_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
