@@ -18,6 +18,7 @@ from medvl_jobs.pipeline.stages import Stage, stages
 from medvl_jobs.settings.keys import stage_keys
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.run import load_settings
+from medvl_jobs.settings.storage import StorageSettings
 
 PINNED = ("prep.source_fingerprint=a", "model.fingerprint=b")
 
@@ -96,10 +97,8 @@ def test_model_fingerprint_ignores_what_loading_does_not_read(tmp_path: Path) ->
 
 
 def test_model_on_the_hub_is_named_by_its_revision() -> None:
-    assert (
-        model_fingerprint(ModelSettings(path="Qwen/Qwen3-VL", revision="abc"), StorageSettings())
-        == "hub:Qwen/Qwen3-VL@abc"
-    )
+    on_hub = ModelSettings(path="Qwen/Qwen3-VL", revision="abc")
+    assert model_fingerprint(on_hub, StorageSettings()) == "hub:Qwen/Qwen3-VL@abc"
     with pytest.raises(MissingInputError, match="base model does not exist"):
         model_fingerprint(ModelSettings(path="/no/such/model"), StorageSettings())
 
