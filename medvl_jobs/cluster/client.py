@@ -344,7 +344,14 @@ class Bell:
         """Report until it is closed. In a thread of its own."""
         while not self.closed.is_set():
             try:
-                for _ in watch.Watch().stream(function, *words, label_selector=selector, timeout_seconds=WATCH_SECONDS):
+                stream = watch.Watch().stream(
+                    function,
+                    *words,
+                    label_selector=selector,
+                    timeout_seconds=WATCH_SECONDS,
+                    _request_timeout=(REQUEST_TIMEOUT_SECONDS[0], WATCH_SECONDS + 30),
+                )
+                for _ in stream:
                     self._rung.set()
                     if self.closed.is_set():
                         return

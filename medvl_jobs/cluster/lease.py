@@ -52,22 +52,24 @@ class Lease:
     def _acquire(self) -> None:
         seen, since, told = None, time.monotonic(), ""
         while True:
-            lease = self.cluster.read_lease(self.name)
-            spec = (lease or {}).get("spec") or {}
-            holder = spec.get("holderIdentity") or ""
-            if (holder, spec.get("renewTime")) != seen:
-                seen, since = (holder, spec.get("renewTime")), time.monotonic()
-            patience = float(spec.get("leaseDurationSeconds") or self.seconds)
-            if holder in ("", self.identity) or time.monotonic() - since > patience:
-                try:
+            try:
+                lease = self.cluster.read_lease(self.name)
+                spec = (lease or {}).get("spec") or {}
+                holder = spec.get("holderIdentity") or ""
+                if (holder, spec.get("renewTime")) != seen:
+                    seen, since = (holder, spec.get("renewTime")), time.monotonic()
+                patience = float(spec.get("leaseDurationSeconds") or self.seconds)
+                if holder in ("", self.identity) or time.monotonic() - since > patience:
                     self._write(lease)
                     return
-                except ConflictError:
-                    continue
-            if holder != told:
-                log.info("another coordinator has this run: %s; waiting for it", holder)
-                told = holder
-            time.sleep(min(2.0, patience / 3))
+                if holder != told:
+                    log.info("another coordinator has this run: %s; waiting for it", holder)
+                    told = holder
+            except ConflictError:
+                pass  # somebody else was faster: look who
+            except TryAgainError as trouble:
+                log.warning("%s; looking again", trouble)
+            time.sleep(min(2.0, self.seconds / 3))
 
     def _write(self, lease: Json | None, identity: str | None = None) -> None:
         started, now = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
