@@ -37,4 +37,4 @@ def _read(folder: Path, ending: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
-    print(comment(_read(given, "plan"), _read(given, "error")), end="")
+    sys.stdout.write(comment(_read(given, "plan"), _read(given, "error")))

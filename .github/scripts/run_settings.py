@@ -21,4 +21,4 @@ def run_settings(rendered: str) -> str:
 
 
 if __name__ == "__main__":
-    print(run_settings(sys.stdin.read()), end="")
+    sys.stdout.write(run_settings(sys.stdin.read()))

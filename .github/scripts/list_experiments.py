@@ -1,4 +1,4 @@
-"""``experiments.py [FROM TO]``: names of experiments as a JSON list: all, or those that are new or changed in commit TO."""
+"""``list_experiments.py [FROM TO]``: names of experiments as a JSON list: all, or those that TO adds or changes."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def _files(commits: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(names(_files(sys.argv[1:]))))
+    sys.stdout.write(json.dumps(names(_files(sys.argv[1:]))) + "\n")
