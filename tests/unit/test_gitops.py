@@ -21,7 +21,7 @@ import yaml
 from kube_tools import helm
 
 from medvl_jobs.report.metrics import METRICS
-from medvl_jobs.settings.run import load_settings
+from medvl_jobs.settings.run import RunSettings, load_settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "medvl"
@@ -180,6 +180,46 @@ def test_an_experiment_is_called_as_its_file(experiment: Path) -> None:
 def test_gitops_names_the_release_as_the_workflow_does(file: str) -> None:
     text = (ROOT / "k8s" / file).read_text(encoding="utf-8")
     assert f"releaseName: medvl-{EXPERIMENTS[0].stem}" in text
+
+
+# --------------------------------------------------------------------------------------------------- operations.md
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_of_values_fit_the_chart() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8")) | {"required": []}
+    blocks = re.findall(r"```yaml\n(.*?)```", OPERATIONS, re.DOTALL)
+    blocks += [words for words in re.findall(r"`(\w+: \{[^`]*\})`", OPERATIONS) if "…" not in words]
+    assert len(blocks) >= 5
+    for block in blocks:
+        jsonschema.validate(yaml.safe_load(block), schema)
+
+
+def test_the_values_that_are_named_exist() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:\w+\.)+\w+)(?:: [^`]*)?`", OPERATIONS)
+    found = 0
+    for name in named:
+        top, *rest = name.split(".")
+        if top == "run":
+            assert settings_has(rest), name
+        elif top in values and not settings_has(name.split(".")):
+            node = values
+            for part in (top, *rest):
+                assert part in node, name
+                node = node[part]
+            found += 1
+    assert found >= 10
+
+
+def settings_has(path: list[str]) -> bool:
+    section: Any = RunSettings
+    for part in path:
+        if part not in section.model_fields:
+            return False
+        section = section.model_fields[part].annotation
+    return True
 
 
 # -------------------------------------------------------------------------------------------------------- workflows
