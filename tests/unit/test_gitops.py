@@ -20,6 +20,7 @@ import pytest
 import yaml
 from kube_tools import helm
 
+import medvl_jobs
 from medvl_jobs.report.metrics import METRICS
 from medvl_jobs.settings.run import RunSettings, load_settings
 
@@ -376,3 +377,19 @@ def test_changed_experiments_come_from_git(tmp_path: Path) -> None:
     second = commit(changed="2", removed=None, new="1")
     assert changed(first, second) == ["changed", "new"]
     assert changed("0" * 40, second) == changed() == ["changed", "kept", "new"]
+
+
+def test_images_are_built_at_the_pinned_versions(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "docker").chmod(0o755)
+    command = [SCRIPTS / "build_image.sh", "prep", "somewhere/medvl-prep:1", "--load"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True
+    )
+    words = done.stdout.splitlines()
+    pinned = (ROOT / "images" / "versions.env").read_text(encoding="utf-8").splitlines()
+    assert words[:6] == ["buildx", "build", "--file", "images/Dockerfile", "--target", "prep"]
+    assert words[-2:] == ["--load", "."]
+    assert f"VERSION={medvl_jobs.__version__}" in words
+    assert {line for line in pinned if line and not line.startswith("#")} <= set(words)
