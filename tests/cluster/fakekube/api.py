@@ -44,7 +44,7 @@ class Request:
 
     @property
     def wants_watch(self) -> bool:
-        return self.method == "GET" and self.query.get("watch", "").lower() in ("true", "1")
+        return self.method == "GET" and is_true(self.query.get("watch", ""))
 
     @property
     def dry_run(self) -> bool:
@@ -239,6 +239,11 @@ class Api:
             version=conditions.get("resourceVersion"),
             dry_run=request.dry_run or bool(body.get("dryRun")),
         )
+
+
+def is_true(word: str) -> bool:
+    """A boolean in a query: Go writes ``true``, Python ``True``."""
+    return word.lower() in ("true", "1")
 
 
 def nothing_there(path: str) -> ApiError:

@@ -70,7 +70,9 @@ def _resource_list(found: list[Resource]) -> Json:
         entries.append(entry)
         for name in resource.subresources:
             verbs = ["get"] if name == "log" else ["create"] if name == "eviction" else ["get", "patch", "update"]
-            entries.append({**entry, "name": f"{resource.plural}/{name}", "verbs": verbs, "shortNames": []})
+            entries.append(
+                {**entry, "name": f"{resource.plural}/{name}", "verbs": verbs, "shortNames": [], "categories": []}
+            )
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cluster.fakekube.api import is_true
 from cluster.fakekube.errors import Json, bad_request
 from cluster.fakekube.objects import Objects
 from cluster.fakekube.resources import POD
@@ -23,15 +24,16 @@ class LogReader:
         """The log of one container. Raises 400 where Kubernetes does, before the first byte."""
         container = query.get("container") or _only_container(pod)
         state = _state_of(pod, container)
-        restart = _restart(state, previous=query.get("previous") == "true")
+        previous = is_true(query.get("previous", ""))
+        restart = _restart(state, previous=previous)
         file = self._file_of(pod["metadata"]["uid"], container, restart)
         name = pod["metadata"]["name"]
-        if query.get("previous") == "true" and not (restart >= 0 and file.exists()):
+        if previous and not (restart >= 0 and file.exists()):
             raise bad_request(f'previous terminated container "{container}" in pod "{name}" not found')
         if not file.exists():
             waiting = ((state.get("state") or {}).get("waiting") or {}).get("reason", "ContainerCreating")
             raise bad_request(f'container "{container}" in pod "{name}" is waiting to start: {waiting}')
-        follow = query.get("follow") == "true" and query.get("previous") != "true"
+        follow = is_true(query.get("follow", "")) and not previous
         return self._chunks(file, query, pod, (container, restart) if follow else None)
 
     def text(self, pod: Json, container: str = "", *, previous: bool = False) -> str:
@@ -61,13 +63,17 @@ class LogReader:
         if now is None or now["metadata"]["uid"] != metadata["uid"]:
             return True
         status = _state_of(now, container)
-        return status.get("restartCount", 0) > restart or "running" not in (status.get("state") or {})
+        over = "terminated" in (status.get("state") or {}) or _waits_to_restart(status)
+        return over or int(status.get("restartCount", 0)) > restart
 
 
 def _restart(status: Json, *, previous: bool) -> int:
     """Which run of the container is meant; one that waits for its restart has only a previous run."""
-    waits = "waiting" in (status.get("state") or {}) and "terminated" in (status.get("lastState") or {})
-    return int(status.get("restartCount", 0)) - (previous and not waits)
+    return int(status.get("restartCount", 0)) - (previous and not _waits_to_restart(status))
+
+
+def _waits_to_restart(status: Json) -> bool:
+    return "waiting" in (status.get("state") or {}) and "terminated" in (status.get("lastState") or {})
 
 
 def _only_container(pod: Json) -> str:

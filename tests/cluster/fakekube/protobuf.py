@@ -1,4 +1,4 @@
-"""The two messages that helm's typed client sends as protobuf: a Secret, and the options of a deletion."""
+"""The messages that helm and kubectl send as protobuf: simple objects, a deletion's options, a question of rights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ def decode(body: bytes) -> Json:
     envelope = dict(_fields(body.removeprefix(MAGIC)))
     kind = dict(_fields(envelope[1])).get(2, b"").decode()
     raw = _fields(envelope.get(2, b""))
-    if kind == "Secret":
-        return _secret(raw)
+    if kind in ("Secret", "ConfigMap", "Namespace", "ServiceAccount"):
+        return _object(kind, raw)
     if kind == "DeleteOptions":
         return _delete_options(raw)
-    raise ApiError(415, "UnsupportedMediaType", f"this API server reads no protobuf of kind {kind}")
+    if kind == "SelfSubjectAccessReview":
+        return _review(raw)
+    raise ApiError(
+        415, "UnsupportedMediaType", f"this API server reads no protobuf of kind {kind}: send YAML, with apply"
+    )
 
 
 def _fields(data: bytes) -> _Fields:
@@ -55,19 +59,22 @@ def _entry(data: bytes) -> tuple[str, bytes]:
     return pair.get(1, b"").decode(), pair.get(2, b"")
 
 
-def _secret(fields: _Fields) -> Json:
-    secret: Json = {"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {}}
+def _object(kind: str, fields: _Fields) -> Json:
+    """Metadata is field 1 and data field 2 of all of them; the rest is of Secrets and ConfigMaps."""
+    obj: Json = {"apiVersion": "v1", "kind": kind, "metadata": {}}
+    immutable = {"Secret": 5, "ConfigMap": 4}.get(kind)
     for number, value in fields:
         if number == 1:
-            secret["metadata"] = _metadata(value)
-        elif number == 2:
+            obj["metadata"] = _metadata(value)
+        elif number == 2 and immutable is not None:
             key, data = _entry(value)
-            secret["data"][key] = base64.b64encode(data).decode()
-        elif number == 3:
-            secret["type"] = value.decode()
-        elif number == 5:
-            secret["immutable"] = value == b"1"
-    return secret
+            text = base64.b64encode(data).decode() if kind == "Secret" else data.decode()
+            obj.setdefault("data", {})[key] = text
+        elif number == 3 and kind == "Secret":
+            obj["type"] = value.decode()
+        elif number == immutable:
+            obj["immutable"] = value == b"1"
+    return obj
 
 
 def _metadata(data: bytes) -> Json:
@@ -93,3 +100,9 @@ def _delete_options(fields: _Fields) -> Json:
         elif number == 5:
             options["dryRun"] = [value.decode()]
     return options
+
+
+def _review(fields: _Fields) -> Json:
+    names = {1: "namespace", 2: "verb", 3: "group", 4: "version", 5: "resource", 6: "subresource", 7: "name"}
+    asked = dict(_fields(dict(_fields(dict(fields)[2])).get(1, b"")))
+    return {"spec": {"resourceAttributes": {names[at]: value.decode() for at, value in asked.items() if at in names}}}

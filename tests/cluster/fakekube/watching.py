@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from cluster.fakekube.api import Api, Request, Target
+from cluster.fakekube.api import Api, Request, Target, is_true
 from cluster.fakekube.errors import ApiError, Json
 from cluster.fakekube.selectors import both
 from cluster.fakekube.store import Change
@@ -23,8 +23,7 @@ def events(api: Api, request: Request, target: Target) -> Iterator[Json]:
     deadline = time.monotonic() + float(query.get("timeoutSeconds") or DEFAULT_SECONDS)
     matches = both(query.get("labelSelector", ""), query.get("fieldSelector", ""))
     version = int(query.get("resourceVersion") or 0)
-    bookmarks = query.get("allowWatchBookmarks", "").lower() in ("true", "1")
-    initial = query.get("sendInitialEvents", "").lower() == "true"
+    bookmarks, initial = (is_true(query.get(name, "")) for name in ("allowWatchBookmarks", "sendInitialEvents"))
     if version == 0 or initial:
         version, items = api.list(request, target)
         yield from ({"type": "ADDED", "object": item} for item in items)
