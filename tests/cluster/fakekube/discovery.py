@@ -70,9 +70,8 @@ def _resource_list(found: list[Resource]) -> Json:
         entries.append(entry)
         for name in resource.subresources:
             verbs = ["get"] if name == "log" else ["create"] if name == "eviction" else ["get", "patch", "update"]
-            entries.append(
-                {**entry, "name": f"{resource.plural}/{name}", "verbs": verbs, "shortNames": [], "categories": []}
-            )
+            other = {"name": f"{resource.plural}/{name}", "verbs": verbs, "shortNames": [], "categories": []}
+            entries.append({**entry, **other})
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",

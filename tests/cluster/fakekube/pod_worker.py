@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
@@ -49,6 +50,8 @@ class PodWorker:
         self._disruption: Json | None = None
         self._evicted: tuple[str, str] | None = None
         self._stop_at: float | None = None
+        self._published: object = None
+        """What the status was made of; the status is written only when this has changed."""
         self._mounted = False
         self._removed = False
         self._abort = False
@@ -192,8 +195,12 @@ class PodWorker:
                 container.state = {"waiting": {"reason": "PodInitializing"}}
         ready = all("running" in each.state for each in self._main)
         there = self._there()
-        if there is None:
+        init = [{**each.status(), "ready": each.exit_code == 0} for each in self._init]
+        main = [each.status() for each in self._main]
+        news = copy.deepcopy((phase, init, main, self._disruption))
+        if there is None or news == self._published:
             return
+        self._published = news
         done = phase == "Succeeded"
         conditions = [
             _condition("PodScheduled", True, ""),
@@ -216,8 +223,8 @@ class PodWorker:
             podIP=POD_IP,
             podIPs=[{"ip": POD_IP}],
             hostIP=POD_IP,
-            initContainerStatuses=[{**each.status(), "ready": each.exit_code == 0} for each in self._init] or None,
-            containerStatuses=[each.status() for each in self._main],
+            initContainerStatuses=init or None,
+            containerStatuses=main,
         )
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,9 @@ if os.getppid() != int(sys.argv[1]):
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+
+
+KILL_SECONDS = 2.0
 
 
 class Process:
@@ -64,9 +68,17 @@ class Process:
     def _kill_all(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        marker = self._marker.encode()
+        deadline = time.monotonic() + KILL_SECONDS
+        while self._kill_marked() and time.monotonic() < deadline:
+            time.sleep(0.005)  # they die a moment after the signal, and may have forked just before it
+
+    def _kill_marked(self) -> bool:
+        """Kill what has the marker in its environment; whether there was anything."""
+        marker, found = self._marker.encode(), False
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with suppress(OSError):
                     if marker in (entry / "environ").read_bytes():
+                        found = True
                         os.kill(int(entry.name), signal.SIGKILL)
+        return found

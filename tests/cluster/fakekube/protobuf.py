@@ -21,9 +21,8 @@ def decode(body: bytes) -> Json:
         return _delete_options(raw)
     if kind == "SelfSubjectAccessReview":
         return _review(raw)
-    raise ApiError(
-        415, "UnsupportedMediaType", f"this API server reads no protobuf of kind {kind}: send YAML, with apply"
-    )
+    words = f"this API server reads no protobuf of kind {kind}: use kubectl apply, which sends JSON"
+    raise ApiError(415, "UnsupportedMediaType", words)
 
 
 def _fields(data: bytes) -> _Fields:
