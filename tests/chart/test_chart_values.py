@@ -143,10 +143,14 @@ CONTEXTS: dict[str, Json] = {
 """What must be set for a value, or all that start so, to have a meaning."""
 
 
+def context_of(name: str) -> Json:
+    return next((context for prefix, context in CONTEXTS.items() if name.startswith(prefix)), {})
+
+
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: value.name)
 def test_every_value_changes_the_rendering(value: Any) -> None:
     assert value.name in ALTERNATIVES, "add another value for it to ALTERNATIVES"
-    context = next((found for prefix, found in CONTEXTS.items() if value.name.startswith(prefix)), {})
+    context = context_of(value.name)
     before = template(context)
     after = template(merged(context, nested(value.name, ALTERNATIVES[value.name])))
     assert (before.returncode, after.returncode) == (0, 0), before.stderr + after.stderr
@@ -155,6 +159,28 @@ def test_every_value_changes_the_rendering(value: Any) -> None:
 
 def test_no_alternative_is_left_over() -> None:
     assert ALTERNATIVES.keys() == {value.name for value in VALUES}
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value.name)
+def test_null_is_empty_or_refused(value: Any) -> None:
+    """``count:`` with nothing behind it must not become 0."""
+    context = context_of(value.name)
+    null = template(merged(context, nested(value.name, None)))
+    if null.returncode != 0:
+        assert value.path[-1] in null.stderr
+        assert "nil pointer" not in null.stderr
+    else:
+        empty = (
+            dict.fromkeys(value.default) if isinstance(value.default, dict) else value.default and type(value.default)()
+        )
+        assert null.stdout == template(merged(context, nested(value.name, empty))).stdout
+
+
+@pytest.mark.parametrize("major", HELM_MAJORS)
+def test_a_section_without_values_is_refused(major: int) -> None:
+    """Helm takes ``gpu:`` with nothing below for a wish to have none of the section's defaults."""
+    for section in {value.path[:n] for value in VALUES for n in range(1, len(value.path))} - {("storage",)}:
+        assert section[-1] in refusal(nested(".".join(section), None), major=major)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -57,8 +57,8 @@ app.kubernetes.io/component: {{ .component }}
 name: {{ .name | quote }}
 namespace: {{ .root.Release.Namespace | quote }}
 labels:
-  {{- merge $own $helm (default dict .labels) .root.Values.commonLabels | toYaml | nindent 2 }}
-{{- with merge (dict) (default dict .annotations) .root.Values.commonAnnotations }}
+  {{- merge $own $helm (default dict .labels) (default dict .root.Values.commonLabels) | toYaml | nindent 2 }}
+{{- with merge (dict) (default dict .annotations) (default dict .root.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -72,7 +72,7 @@ annotations:
   {{- if and .enabled .priorityClass }}{{ $_ := set $labels "kueue.x-k8s.io/priority-class" .priorityClass }}{{ end }}
 {{- end -}}
 labels:
-  {{- merge $labels .root.Values.commonLabels | toYaml | nindent 2 }}
+  {{- merge $labels (default dict .root.Values.commonLabels) | toYaml | nindent 2 }}
 {{- with .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

@@ -32,7 +32,7 @@ and may take
 {{- /* What the containers have in common, and what each of them adds */ -}}
 {{- $env := include "medvl.commonEnv" $root | fromYamlArray -}}
 {{- if and $cached (ne $cache.type "image") }}{{ $env = append $env (dict "name" "MEDVL_MODEL__CACHE" "value" "/models") }}{{ end -}}
-{{- $fillEnv := concat $env $cache.extraEnv -}}
+{{- $fillEnv := concat $env (default list $cache.extraEnv) -}}
 {{- $mainEnv := ternary $fillEnv $env $fills -}}
 {{- if $loads }}{{ $mainEnv = concat $mainEnv (include "medvl.offlineEnv" . | fromYamlArray) }}{{ end -}}
 {{- $container := dict "root" $root "pod" $pod "cached" $cached -}}
@@ -42,7 +42,7 @@ and may take
   "env" (concat $mainEnv (default list .env)) "resources" $pod.resources "devices" $devices "rdma" .rdma -}}
 metadata:
   labels:
-    {{- merge $labels (default dict $pod.podLabels) $values.commonLabels | toYaml | nindent 4 }}
+    {{- merge $labels (default dict $pod.podLabels) (default dict $values.commonLabels) | toYaml | nindent 4 }}
   {{- with $pod.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
@@ -116,9 +116,11 @@ command: [medvl]
 args: {{ toJson . }}
 {{- end }}
 env:
-  {{- $digest := (index .root.Values.images .image).digest }}
-  {{- $imageEnv := ternary (list (dict "name" "MEDVL_IMAGE_DIGEST" "value" $digest)) list (ne "" $digest) }}
-  {{- include "medvl.lastOfEachName" (concat .env $imageEnv (default list .pod.extraEnv)) | nindent 2 }}
+  {{- $env := .env }}
+  {{- with (index .root.Values.images .image).digest }}
+    {{- $env = append $env (dict "name" "MEDVL_IMAGE_DIGEST" "value" .) }}
+  {{- end }}
+  {{- include "medvl.lastOfEachName" (concat $env (default list .pod.extraEnv)) | nindent 2 }}
 {{- with .pod.extraEnvFrom }}
 envFrom:
   {{- toYaml . | nindent 2 }}
