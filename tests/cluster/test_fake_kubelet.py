@@ -198,3 +198,16 @@ def test_a_pod_refused(cluster: Cluster) -> None:
         cluster.create(pod("p", "true", main={"volumeMounts": mounts}))
     with pytest.raises(ApiError, match=r"configMap\.name: Required value"):
         cluster.create(pod("p", "true", volumes=[{"name": "run", "configMap": {"name": ""}}]))
+
+
+def test_a_restricted_namespace(cluster: Cluster) -> None:
+    cluster.patch(
+        "namespace", "default", {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    )
+    with pytest.raises(ApiError, match="violates PodSecurity") as error:
+        cluster.create(pod("p", "true"))
+    assert 'allowPrivilegeEscalation != false (container "medvl" must set' in error.value.message
+    own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    whole = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    cluster.create(pod("p", "true", main={"securityContext": own}, securityContext=whole))
+    cluster.wait_for_phase("p", "Succeeded")

@@ -3,9 +3,9 @@
 Start it with `running_cluster`; helm 3 and 4, kubectl and the Python client work against it as they are.
 
 As in Kubernetes: resource versions and conflicts, watches (selectors, bookmarks, 410), patches, deletion with grace,
-finalizers and owners, RBAC by service account, immutable fields, the rules of names, the Job controller, the training
-operator v1.9.4 with exactly the environment that it injects, restarts and back-off (shorter), scheduling by resources,
-pull errors, missing ConfigMaps and Secrets, termination messages, logs.
+finalizers and owners, RBAC by service account, Pod Security "restricted", immutable fields, the rules of names, the
+Job controller, the training operator v1.9.4 with exactly the environment that it injects, restarts and back-off
+(shorter), scheduling by resources, pull errors, missing ConfigMaps and Secrets, termination messages, logs.
 
 Otherwise than in Kubernetes:
 

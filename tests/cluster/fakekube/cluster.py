@@ -29,9 +29,9 @@ from cluster.fakekube.pytorch_jobs import PyTorchJobController
 from cluster.fakekube.rbac import Authority
 from cluster.fakekube.resources import NAMESPACE, SERVICE_ACCOUNT, Resources
 from cluster.fakekube.store import Store
+from cluster.fakekube.tools import Ran, Tools
 
 CAPACITY = {"cpu": "512", "memory": "4Ti", "ephemeral-storage": "8Ti", "pods": "500", "nvidia.com/gpu": "8"}
-TOOL_TIMEOUT_SECONDS = 120
 Found = TypeVar("Found")
 
 
@@ -65,6 +65,7 @@ class Cluster:
         self._server = ApiServer(api, self.faults, self._logs)
         self.launcher.api_url = self.url
         self.kubeconfig = self._write_kubeconfig("admin", self._server.admin_url, "")
+        self._tools = Tools(self.kubeconfig, folder / "tools")
         steps: dict[str, Callable[[], None]] = {
             "job-controller": JobController(self.objects, backoff_seconds).step,
             "pytorchjob-controller": PyTorchJobController(self.objects).step,
@@ -104,21 +105,24 @@ class Cluster:
             settings.api_key = {"authorization": f"Bearer {token}"}
         return kubernetes.client.ApiClient(settings)
 
-    def helm(self, *args: str, major: int = 4, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def helm(self, *args: str, major: int = 4, check: bool = True, stdin: str = "") -> Ran:
         """Run helm 3 or 4 as the administrator; raises with its output when it fails, unless told not to."""
-        return self._tool(kube_tools.helm(major), args, check, stdin)
+        return self._run(kube_tools.helm(major), args, check, stdin)
 
-    def kubectl(
-        self, *args: str, major: int = 4, check: bool = True, stdin: str = ""
-    ) -> subprocess.CompletedProcess[str]:
+    def kubectl(self, *args: str, major: int = 4, check: bool = True, stdin: str = "") -> Ran:
         """Run the kubectl that goes with this helm: 1.32 with 3, 1.37 with 4."""
-        return self._tool(kube_tools.kubectl(major), args, check, stdin)
+        return self._run(kube_tools.kubectl(major), args, check, stdin)
 
     def start_kubectl(self, *args: str, major: int = 4) -> subprocess.Popen[str]:
         """kubectl in the background, for ``logs -f`` and the like; stdout and stderr are one pipe."""
-        command = [str(kube_tools.kubectl(major)), *args]
-        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, env=self._tool_env(), text=True, **out)  # type: ignore[call-overload,no-any-return]
+        return self._tools.start(kube_tools.kubectl(major), args)
+
+    def _run(self, program: Path, args: Sequence[str], check: bool, stdin: str) -> Ran:
+        ran = self._tools.run(program, args, stdin)
+        if check and ran.returncode != 0:
+            words = f"{program.name} {' '.join(args)} ended with {ran.returncode}:\n{ran.stdout}\n{ran.stderr}"
+            raise AssertionError(f"{words}\n{self.state()}")
+        return ran
 
     # --- reading
 
@@ -273,25 +277,6 @@ class Cluster:
         file = self.folder / f"kubeconfig-{name}"
         file.write_text(kubeconfig(url, self.namespace, token))
         return file
-
-    def _tool(self, program: Path, args: Sequence[str], check: bool, stdin: str) -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
-            [str(program), *args],
-            env=self._tool_env(),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TOOL_TIMEOUT_SECONDS,
-        )
-        if check and ran.returncode != 0:
-            words = f"{program.name} {' '.join(args)} ended with {ran.returncode}:\n{ran.stdout}\n{ran.stderr}"
-            raise AssertionError(f"{words}\n{self.state()}")
-        return ran
-
-    def _tool_env(self) -> dict[str, str]:
-        home = str(self.folder / "tools")
-        return {"KUBECONFIG": str(self.kubeconfig), "HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", "TZ": "UTC"}
 
 
 @contextmanager

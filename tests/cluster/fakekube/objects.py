@@ -20,6 +20,7 @@ from cluster.fakekube.errors import (
     invalid,
     not_found,
 )
+from cluster.fakekube.podsecurity import check_security
 from cluster.fakekube.resources import (
     JOB,
     LEASE,
@@ -111,7 +112,7 @@ class Objects:
         return new
 
     def _admit_pod(self, pod: Json) -> None:
-        """The admission plugin for service accounts."""
+        """The admission plugins for service accounts and for pod security."""
         spec, metadata = pod["spec"], pod["metadata"]
         account = spec["serviceAccountName"] = spec.get("serviceAccountName") or "default"
         if self.store.get(SERVICE_ACCOUNT, metadata["namespace"], account) is None:
@@ -120,6 +121,7 @@ class Objects:
                 f' serviceaccount "{account}" not found'
             )
             raise forbidden("pods", metadata["name"], why)
+        check_security(self.get(NAMESPACE, "", metadata["namespace"]), pod)
 
     def update(
         self,
