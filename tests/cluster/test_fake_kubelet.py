@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -159,7 +161,7 @@ def test_the_end_of_a_process(cluster: Cluster) -> None:
 def is_alive(pid_file: Path) -> bool:
     try:
         return "sleep" in Path(f"/proc/{int(pid_file.read_text())}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         return False
 
 
@@ -173,6 +175,27 @@ def test_nothing_outlives_its_container_or_the_cluster(tmp_path: Path) -> None:
         assert not is_alive(tmp_path / "short")
         assert is_alive(tmp_path / "long")
     assert not is_alive(tmp_path / "long")
+
+
+def test_nothing_outlives_a_killed_test_run(tmp_path: Path) -> None:
+    script = (
+        "import time\nfrom cluster.fakekube import running_cluster\nfrom cluster.manifests import pod\n"
+        "with running_cluster() as cluster:\n"
+        f"    cluster.create(pod('p', 'sh -c \"echo \\$PPID\" > {tmp_path}/pid; exec sleep 77'))\n"
+        "    time.sleep(60)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    run = subprocess.Popen([sys.executable, "-c", script], env=env)
+    deadline = time.monotonic() + 30
+    while not is_alive(tmp_path / "pid") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_alive(tmp_path / "pid")
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 5
+    while is_alive(tmp_path / "pid") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(tmp_path / "pid")
 
 
 def test_a_container_says_last_words(cluster: Cluster) -> None:
@@ -201,9 +224,8 @@ def test_a_pod_refused(cluster: Cluster) -> None:
 
 
 def test_a_restricted_namespace(cluster: Cluster) -> None:
-    cluster.patch(
-        "namespace", "default", {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    )
+    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.patch("namespace", "default", {"metadata": {"labels": enforced}})
     with pytest.raises(ApiError, match="violates PodSecurity") as error:
         cluster.create(pod("p", "true"))
     assert 'allowPrivilegeEscalation != false (container "medvl" must set' in error.value.message

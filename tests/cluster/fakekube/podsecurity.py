@@ -8,17 +8,8 @@ from typing import Any
 from cluster.fakekube.errors import Json, forbidden
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
-_VOLUMES = {
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "image",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
+_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "projected", "secret"}
+_VOLUMES |= {"persistentVolumeClaim"}
 _HOST = ("hostNetwork", "hostPID", "hostIPC")
 
 

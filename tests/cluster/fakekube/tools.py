@@ -14,13 +14,8 @@ class Tools:
     """Both as the administrator of one cluster."""
 
     def __init__(self, kubeconfig: Path, home: Path) -> None:
-        # Go reads no proxy for loopback; the rest of this process's environment is none of theirs.
-        self._env = {
-            "KUBECONFIG": str(kubeconfig),
-            "HOME": str(home),
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "TZ": "UTC",
-        }
+        places = {"KUBECONFIG": str(kubeconfig), "HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        self._env = {**places, "TZ": "UTC"}
 
     def run(self, program: Path, args: Sequence[str], stdin: str) -> Ran:
         command = [str(program), *args]
