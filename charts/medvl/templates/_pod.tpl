@@ -22,8 +22,9 @@ and may take
 
 {{- /* GPUs bring their nodes with them */ -}}
 {{- $gpus := ternary (int (default 0 .gpus)) 0 $values.gpu.enabled -}}
-{{- $gpuNodes := ternary (pick $values.gpu "nodeSelector" "tolerations" "affinity" "runtimeClassName") dict (gt $gpus 0) -}}
-{{- $pod := include "medvl.layers" (list $values.pods $gpuNodes (index $values .stage)) | fromYaml -}}
+{{- $nodes := pick $values.gpu "nodeSelector" "tolerations" "affinity" "runtimeClassName" -}}
+{{- $layers := list $values.pods (ternary $nodes dict (gt $gpus 0)) (index $values .stage) -}}
+{{- $pod := include "medvl.layers" $layers | fromYaml -}}
 {{- $labels := include "medvl.selectorLabels" (dict "root" $root "component" (default .stage .component)) | fromYaml -}}
 {{- $devices := dict -}}
 {{- if $gpus }}{{ $_ := set $devices $values.gpu.resource $gpus }}{{ end -}}
@@ -31,7 +32,9 @@ and may take
 
 {{- /* What the containers have in common, and what each of them adds */ -}}
 {{- $env := include "medvl.commonEnv" $root | fromYamlArray -}}
-{{- if and $cached (ne $cache.type "image") }}{{ $env = append $env (dict "name" "MEDVL_MODEL__CACHE" "value" "/models") }}{{ end -}}
+{{- if and $cached (ne $cache.type "image") }}
+  {{- $env = append $env (dict "name" "MEDVL_MODEL__CACHE" "value" "/models") }}
+{{- end -}}
 {{- $fillEnv := concat $env (default list $cache.extraEnv) -}}
 {{- $mainEnv := ternary $fillEnv $env $fills -}}
 {{- if $loads }}{{ $mainEnv = concat $mainEnv (include "medvl.offlineEnv" . | fromYamlArray) }}{{ end -}}
@@ -126,8 +129,9 @@ envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 resources:
-  {{- $devices := dict "limits" (default dict .devices) "requests" (default dict .devices) }}
-  {{- mergeOverwrite (deepCopy (default dict .resources)) (ternary $devices dict (not (empty .devices))) | toYaml | nindent 2 }}
+  {{- $resources := deepCopy (default dict .resources) }}
+  {{- with .devices }}{{ $resources = mergeOverwrite $resources (dict "limits" . "requests" .) }}{{ end }}
+  {{- toYaml $resources | nindent 2 }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
