@@ -9,7 +9,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint images/constraints.txt
 DEMO ?= .demo
 
-.PHONY: help demo test test-system check format setup setup-dev base-model clean
+.PHONY: help demo test test-system check format setup setup-dev images-cpu chart-readme base-model clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,12 @@ format: setup-dev  ## rewrite the code in the project's format
 setup: $(VENV)/.installed  ## the virtual environment with everything that runs
 
 setup-dev: $(VENV)/.installed-dev  ## the same, with what tests and checks
+
+images-cpu:  ## build the three images for CPUs, with podman, and print their sizes; installs what that needs
+	images/build-cpu
+
+chart-readme: setup-dev  ## write charts/medvl/README.md anew from the comments of its values
+	$(BIN)/python charts/medvl/readme.py
 
 base-model: setup  ## teach the tiny base model again (up to an hour); replaces the one in the package
 	$(BIN)/python -m medvl_jobs.samples.grounding --out medvl_jobs/samples/base-model

@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for library in ("httpx", "matplotlib", "datasets"):
+    for library in ("httpx", "matplotlib", "datasets", "botocore"):
         logging.getLogger(library).setLevel(logging.WARNING)
     previous = signal.signal(signal.SIGTERM, _stop)
     try:

@@ -46,19 +46,24 @@ class SeaweedFS:
 
 
 @contextmanager
-def running(bucket: str = "medvl-test") -> Iterator[SeaweedFS]:
-    """Start the server in a temporary directory, make ``bucket`` (3 letters or more), and end the server at the end."""
+def running(bucket: str = "medvl-test", *, megabytes: int | None = None) -> Iterator[SeaweedFS]:
+    """Start the server in a temporary directory, make ``bucket`` (3 letters or more), and end the server at the end.
+
+    ``megabytes`` is what the bucket holds, about: a multiple of 7.
+    """
     with tempfile.TemporaryDirectory(prefix="medvl-seaweedfs-") as folder, ExitStack() as stack:
         ports = _free_ports(2 * len(_PORTS))
         server = SeaweedFS(f"http://127.0.0.1:{ports['s3.port']}", bucket)
         log = stack.enter_context((Path(folder) / "log.txt").open("w+b"))
-        process = subprocess.Popen(_command(Path(folder), ports, server), stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            _command(Path(folder), ports, server, megabytes), stdout=log, stderr=subprocess.STDOUT
+        )
         stack.callback(_end, process)
         _make_bucket(server, process, log)
         yield server
 
 
-def _command(folder: Path, ports: dict[str, int], server: SeaweedFS) -> list[str]:
+def _command(folder: Path, ports: dict[str, int], server: SeaweedFS, megabytes: int | None) -> list[str]:
     credentials = {"accessKey": server.access_key_id, "secretKey": server.secret_access_key}
     identity = {"name": "test", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     config = folder / "s3.json"
@@ -79,8 +84,8 @@ def _command(folder: Path, ports: dict[str, int], server: SeaweedFS) -> list[str
         "s3.localSocket": folder / "s3.sock",
         "filer.localSocket": folder / "filer.sock",
         # Each bucket takes seven volumes; the default of eight volumes is one bucket.
-        "volume.max": 40,
-        "master.volumeSizeLimitMB": 256,
+        "volume.max": 7 if megabytes else 40,
+        "master.volumeSizeLimitMB": megabytes // 7 if megabytes else 256,
         "volume.preStopSeconds": 0,
         "master.telemetry": "false",
     }

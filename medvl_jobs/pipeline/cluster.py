@@ -103,10 +103,9 @@ class _Coordinator:
         children = self.cluster.children(self.selector)
         pods = self.cluster.pods(self.selector)
         for stage, needs in self.needs.items():
-            if stage.name in self.finished:
+            if stage.name in self.finished or not self.finished.issuperset(needs):
                 continue
-            missing = [name for name in needs if name not in self.finished]
-            match decide(stage, self._seen(stage, children, pods), missing, self.settings):
+            match decide(stage, self._seen(stage, children, pods), self.settings):
                 case Done():
                     self.finished.add(stage.name)
                     self._tell(stage, "done", event="StageDone")

@@ -76,12 +76,10 @@ class Fail:
 Move = Done | Wait | Create | Fail
 
 
-def decide(stage: Stage, seen: Seen, missing: Sequence[str], settings: ClusterSettings) -> Move:
-    """The next move; ``missing`` are the stages that this one needs and that are not finished."""
+def decide(stage: Stage, seen: Seen, settings: ClusterSettings) -> Move:
+    """The next move for a stage whose inputs are there."""
     if seen.finished:
         return Done()
-    if missing:
-        return Wait(f"waits for {', '.join(missing)}")
     newest = seen.children[-1] if seen.children else None
     if newest and not _is_over(newest):
         return _under_way(stage, newest, _pods_of(newest, seen.pods), settings, seen.now)

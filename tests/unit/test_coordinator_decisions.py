@@ -56,17 +56,13 @@ def see(*children: Any, others: Any = (), pods: Any = (), finished: bool = False
     return Seen(children=children, others=others, pods=pods, finished=finished, now=NOW)
 
 
-def move(seen: Seen, missing: tuple[str, ...] = (), settings: ClusterSettings = SETTINGS) -> Any:
-    return decide(TRAIN, seen, missing, settings)
+def move(seen: Seen, settings: ClusterSettings = SETTINGS) -> Any:
+    return decide(TRAIN, seen, settings)
 
 
 def test_what_is_in_the_store_is_done_whatever_the_children_say() -> None:
     assert move(see(finished=True)) == Done()
     assert move(see(child("a", "Failed"), finished=True)) == Done()
-
-
-def test_it_waits_for_what_it_needs() -> None:
-    assert move(see(), ("prep", "model")) == Wait("waits for prep, model")
 
 
 def test_the_first_child() -> None:

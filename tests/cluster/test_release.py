@@ -1,0 +1,185 @@
+"""The life of a release: install, upgrade, rollback, uninstall, on real helm, with real stages and a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+import pytest
+import seaweedfs
+
+from cluster.fakekube import Cluster
+from cluster.release import INPUTS, Release, loss_lines, planned, store
+
+STAGES = ["eval-base", "eval-tuned", "eval-tuned-shuffled", "prep", "report", "train"]
+
+
+def test_from_install_to_the_report(finished: Release) -> None:
+    assert finished.stages() == STAGES
+    said = finished.said()
+    assert planned(said) == dict.fromkeys(STAGES, "run")
+    latest = json.loads(finished.storage.read_bytes("runs/demo/latest.json"))
+    assert f"report: {finished.storage.uri}/{latest['report']}" in said
+    report = json.loads(finished.storage.read_bytes(latest["report"].replace("index.html", "report.json")))
+    assert [variant["variant"] for variant in report["variants"]] == ["base", "tuned", "tuned-shuffled"]
+
+
+def test_two_processes_train_and_kubectl_logs_shows_the_loss(finished: Release) -> None:
+    (train,) = finished.children("train")
+    name = train["metadata"]["name"]
+    assert name.startswith("medvl-train-train-")
+    assert train["spec"]["pytorchReplicaSpecs"]["Master"]["restartPolicy"] == "OnFailure"
+    log = finished.cluster.kubectl("logs", f"{name}-master-0").stdout
+    assert "starting 2 processes" in log
+    lines = list(loss_lines(log))
+    assert lines[-1]["step"] == lines[-1]["total_steps"] == len(lines), "one process speaks for both"
+
+
+def test_every_child_belongs_to_the_plan_and_to_no_controller(finished: Release) -> None:
+    plan = finished.cluster.get("configmap", finished.plan)
+    for child in finished.children():
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert owner["uid"] == plan["metadata"]["uid"]
+        assert owner["controller"] is False
+        assert owner["blockOwnerDeletion"] is False
+
+
+def test_events_tell_the_story(finished: Release) -> None:
+    events = "\n".join(finished.cluster.events(finished.plan))
+    for stage in STAGES:
+        assert f"StageCreated: {stage} created {finished.name}-{stage}-" in events
+        assert f"StageDone: {stage} done" in events
+
+
+def test_helm_test_and_the_lease(finished: Release) -> None:
+    ran = finished.cluster.helm("test", finished.name, "--logs")
+    assert planned(ran.stdout) == dict.fromkeys(STAGES, "reuse")
+    (lease,) = finished.cluster.all("lease")
+    assert lease["spec"]["holderIdentity"] == "", "it was given back"
+
+
+@pytest.mark.parametrize("helm", [3, 4])
+def test_an_upgrade_with_the_same_values_does_nothing(
+    helm: int, cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
+) -> None:
+    release = Release(cluster, inputs, prefix=copied(), helm=helm)
+    release.install()
+    assert planned(release.finish()) == dict.fromkeys(STAGES, "reuse")
+    kinds = ("job", "pytorchjob", "configmap", "pod")
+    before = {kind: cluster.all(kind) for kind in kinds}
+    release.upgrade()
+    time.sleep(1)
+    assert {kind: [o["metadata"]["uid"] for o in cluster.all(kind)] for kind in kinds} == {
+        kind: [o["metadata"]["uid"] for o in objects] for kind, objects in before.items()
+    }
+    assert release.children() == []
+
+
+def test_another_rank_reuses_prep_and_base_and_a_rollback_reuses_all(
+    cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
+) -> None:
+    release = Release(cluster, inputs, prefix=copied())
+    release.install()
+    release.finish()
+    first_plan, first_coordinator = release.plan, release.coordinator
+    release.upgrade({"run": {"train": {"lora": {"rank": 4}}}})
+    assert (release.plan == first_plan, release.coordinator == first_coordinator) == (False, False)
+    actions = planned(release.finish())
+    assert {stage for stage, action in actions.items() if action == "reuse"} == {"prep", "eval-base"}
+    assert release.stages() == ["eval-tuned", "eval-tuned-shuffled", "report", "train"]
+    assert len(list(release.storage.list_keys("runs/demo/"))) > 0
+
+    cluster.helm("rollback", release.name, "1")
+    assert (release.plan, release.coordinator) == (first_plan, first_coordinator)
+    assert planned(release.finish()) == dict.fromkeys(STAGES, "reuse")
+    assert cluster.all("pytorchjob") == [], "the children of the other plan went with it"
+
+
+def test_other_data_makes_all_anew_and_an_uninstall_leaves_the_store(
+    cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
+) -> None:
+    prefix = copied()
+    before = set(store(inputs, prefix).list_keys(""))
+    data = store(inputs, INPUTS)
+    fewer = pq.read_table(io.BytesIO(data.read_bytes("data/medtrinity-sample.parquet"))).slice(0, 40)
+    stream = io.BytesIO()
+    pq.write_table(fewer, stream)
+    data.write_bytes("other-data/sample.parquet", stream.getvalue())
+
+    release = Release(cluster, inputs, prefix=prefix, helm=3)
+    release.install({"run": {"train": {"epochs": 40}}})
+    release.wait_to_say("train")
+    release.upgrade({"run": {"prep": {"source": f"s3://{inputs.bucket}/{INPUTS}/other-data"}}})
+    said = release.wait_to_say("prep ")
+    assert planned(said) == dict.fromkeys(STAGES, "run")
+
+    pod = f"{release.wait_for_child('train')['metadata']['name']}-master-0"
+    cluster.wait_for_log(pod, '{"step": 3')
+    kubectl = cluster.start_kubectl("logs", "-f", pod)
+    cluster.helm("uninstall", release.name, major=3)
+    log, _ = kubectl.communicate(timeout=60)
+    assert "stopped by SIGTERM at step" in log
+    for kind in ("job", "pytorchjob", "pod", "configmap"):
+        cluster.wait(f"no {kind}", lambda kind=kind: not cluster.all(kind))  # type: ignore[misc]
+    left = set(release.storage.list_keys(""))
+    assert before <= left
+    assert any("/checkpoints/" in key for key in left - before)
+
+    release.install(command="install")
+    pod = f"{release.wait_for_child('train')['metadata']['name']}-master-0"
+    assert "resuming from the checkpoint" in cluster.wait_for_log(pod, '{"step": ')
+    cluster.helm("uninstall", release.name, major=3)
+
+
+def test_a_coordinator_that_is_killed_at_every_stage_and_a_training_that_is_evicted(
+    cluster: Cluster, inputs: seaweedfs.SeaweedFS
+) -> None:
+    release = Release(cluster, inputs)
+    release.install({"run": {"train": {"epochs": 3}}})
+    for number, stage in enumerate(("prep", "eval-base", "train", "eval-tuned", "eval-tuned-shuffled", "report")):
+        child = release.wait_for_child(stage)
+        end = cluster.drain if number % 2 else cluster.kill
+        end(release.running_coordinator())
+        if stage == "train":
+            master = f"{child['metadata']['name']}-master-0"
+            cluster.wait_for_log(master, '{"step": 4')
+            cluster.evict(master)
+            cluster.wait_for_log(master, "resuming from the checkpoint")
+    release.finish()
+    assert release.stages() == STAGES, "no stage was made twice"
+    (train,) = release.children("train")
+    log = cluster.logs(f"{train['metadata']['name']}-master-0")
+    steps = [line["step"] for line in loss_lines(log)]
+    assert steps[0] > 4, "it went on where the other had stopped"
+    assert steps == list(range(steps[0], steps[-1] + 1))
+    assert steps[-1] == next(loss_lines(log))["total_steps"]
+
+
+def test_two_releases_of_one_run_take_turns(
+    cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
+) -> None:
+    prefix = copied("runs/", "predictions/")
+    one = Release(cluster, inputs, name="one", prefix=prefix)
+    two = Release(cluster, inputs, name="two", prefix=prefix)
+    one.install()
+    two.install()
+    said = {release.name: release.finish() for release in (one, two)}
+    waited = [name for name, text in said.items() if "another coordinator has this run" in text]
+    assert len(waited) == 1, said
+    children = {release.name: release.stages() for release in (one, two)}
+    assert children.pop(waited[0]) == []
+    (made,) = children.values()
+    assert made == [stage for stage in STAGES if stage.startswith(("eval", "report"))]
+
+
+def test_kubectl_get_shows_what_a_person_asks_for(finished: Release) -> None:
+    """The commands of docs/operations.md, as they stand there."""
+    labels = f"app.kubernetes.io/instance={finished.name}"
+    shown = finished.cluster.kubectl("get", "jobs,pytorchjobs", "-l", labels, "-o", "name").stdout
+    assert all(f"{finished.name}-{stage}-" in shown for stage in STAGES)
+    coordinator = f"{labels},app.kubernetes.io/component=coordinator"
+    log = finished.cluster.kubectl("logs", "-l", coordinator, "--tail=-1").stdout
+    assert "report done" in " ".join(log.split())
