@@ -40,7 +40,7 @@ images-cpu:  ## build the three images for CPUs, with podman, and print their si
 	images/build-cpu
 
 chart-readme: setup-dev  ## write charts/medvl/README.md anew from the comments of its values
-	$(BIN)/python charts/medvl/readme.py
+	$(BIN)/python tests/chart/readme.py
 
 base-model: setup  ## teach the tiny base model again (up to an hour); replaces the one in the package
 	$(BIN)/python -m medvl_jobs.samples.grounding --out medvl_jobs/samples/base-model
