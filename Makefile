@@ -21,8 +21,9 @@ demo: setup  ## the whole pipeline on real images and a tiny model: prep, train,
 test: setup-dev  ## every test that needs no GPU, no cluster and no system package
 	$(BIN)/python -m pytest tests --ignore=tests/system
 
-test-system: setup-dev  ## tests in a real browser; installs what they need
-	command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y chromium > /dev/null; }
+test-system: setup-dev  ## tests in a real browser and in containers; installs what they need
+	{ command -v chromium && command -v curl; } > /dev/null \
+	  || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y chromium curl > /dev/null; }
 	$(BIN)/python -m pytest tests/system
 
 check: setup-dev  ## format, lint, types, layers
