@@ -1,0 +1,65 @@
+"""The Dockerfile is clean, its versions have one place, and what is built knows nothing of this machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "images"
+DOCKERFILE = (IMAGES / "Dockerfile").read_text(encoding="utf-8")
+
+
+def pinned() -> dict[str, str]:
+    lines = (IMAGES / "versions.env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, "--no-color", IMAGES / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_every_base_is_a_stage_or_pinned() -> None:
+    """No image has a name in the Dockerfile: the only base is an argument, which versions.env pins by its digest."""
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
+    assert {"prep", "train", "eval"} <= stages
+    assert bases - stages == {"${BASE}", "accelerator-${ACCELERATOR}"}
+    assert re.search(r"^ARG BASE$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"docker\.io/\S+:\S+@sha256:[0-9a-f]{64}", pinned()["BASE"])
+
+
+def test_versions_have_one_place() -> None:
+    """Each line of versions.env is an argument of the Dockerfile without a default, and the other way round."""
+    required = set(re.findall(r"^ARG (\w+)$", DOCKERFILE, re.MULTILINE))
+    assert required == {*pinned(), "VERSION", "GIT_SHA"}
+    assert not re.findall(r"==\d", re.sub(r"^ *#.*$", "", DOCKERFILE, flags=re.MULTILINE))
+
+
+def test_every_installation_is_constrained() -> None:
+    installs = re.findall(r"pip --python /opt/venv (?:install|wheel)(?:[^&\n]|\\\n)*", DOCKERFILE)
+    locked = ("--constraint constraints.txt", "--no-deps", "--requirement flash-attn.txt")
+    assert len(installs) == 5
+    assert [words for words in installs if not any(lock in words for lock in locked)] == []
+
+
+def test_the_build_sees_what_it_copies_and_no_more() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    assert patterns[0] == "*"  # .git, tests, .venv, the demo and whatever comes
+    allowed = {pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    assert allowed == {name for words in copies for name in words.split()}
+    assert patterns[-1] == "**/__pycache__"
+
+
+def test_an_image_has_what_its_stages_require() -> None:
+    words = [sys.executable, IMAGES / "requirements.py", "prep", "report", "cluster"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {"boto3", "pyarrow", "jinja2", "kubernetes"} <= set(listed)
+    assert listed == sorted(set(listed))
+    assert "torch" not in listed
