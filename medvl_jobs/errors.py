@@ -26,6 +26,8 @@ class MedvlError(Exception):
     """Base of all errors that end a job with a documented exit code."""
 
     exit_code = 70
+    permanent = False
+    """Whether another attempt would end the same way."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         """``what`` happened, ``where`` (a file, key or row), and the ``remedy`` a person can apply."""
@@ -55,24 +57,28 @@ class SettingsError(MedvlError, ValueError):
     """A setting or command-line word is unknown, impossible, or contradicts another."""
 
     exit_code = 64
+    permanent = True
 
 
 class DataError(MedvlError, ValueError):
     """The input exists and was read, but it cannot be used."""
 
     exit_code = 65
+    permanent = True
 
 
 class MissingInputError(MedvlError, FileNotFoundError):
     """A file, bucket, dataset, adapter or upstream stage does not exist."""
 
     exit_code = 66
+    permanent = True
 
 
 class GaveUpError(MedvlError):
     """A stage failed in ways that another attempt might have cured, and no attempt is left."""
 
     exit_code = 69
+    permanent = True
 
 
 class TryAgainError(MedvlError, ConnectionError):
@@ -85,12 +91,14 @@ class AccessDeniedError(MedvlError, PermissionError):
     """The store knows the place but refuses these credentials."""
 
     exit_code = 77
+    permanent = True
 
 
 class SchemaMismatchError(MedvlError, ValueError):
     """An input was made by another schema, base model or library generation; permanent."""
 
     exit_code = 78
+    permanent = True
 
 
 class PreemptedError(MedvlError, InterruptedError):
@@ -102,3 +110,7 @@ class PreemptedError(MedvlError, InterruptedError):
 def error_class(exit_code: int) -> type[MedvlError]:
     """The error that ends a job with this code; `MedvlError` for a code that is none of ours."""
     return {kind.exit_code: kind for kind in MedvlError.__subclasses__()}.get(exit_code, MedvlError)
+
+
+PERMANENT = frozenset(kind.exit_code for kind in MedvlError.__subclasses__() if kind.permanent)
+"""Exit codes after which another attempt is of no use."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,35 +13,29 @@ from typing import Any, Literal
 
 import kubernetes.client
 import urllib3
-from kubernetes import config, watch
+from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 
 from medvl_jobs.cluster.schema import Manifest
 from medvl_jobs.cluster.status import GAVE_UP, Json
-from medvl_jobs.errors import (
-    AccessDeniedError,
-    MedvlError,
-    MissingInputError,
-    SettingsError,
-    TryAgainError,
-)
+from medvl_jobs.cluster.watching import Bell
+from medvl_jobs.errors import AccessDeniedError, MedvlError, MissingInputError, SettingsError, TryAgainError
 
 log = logging.getLogger(__name__)
 
-PYTORCHJOBS = ("kubeflow.org", "v1", "pytorchjobs")
-REQUEST_TIMEOUT_SECONDS = (10, 60)
+KINDS = {"Job": ("batch", "v1", "jobs"), "PyTorchJob": ("kubeflow.org", "v1", "pytorchjobs")}
+"""Kinds of the children: group, version, plural."""
+TIMEOUT_SECONDS = (10, 60)
 """To connect, and to answer."""
-WATCH_SECONDS = 300
 NEEDED = (
     ("batch", "jobs", ("get", "list", "watch", "create", "patch")),
     ("kubeflow.org", "pytorchjobs", ("get", "list", "watch", "create", "patch")),
     ("", "pods", ("get", "list", "watch")),
     ("", "pods/log", ("get",)),
-    ("", "events", ("create",)),
+    ("", "events", ("create", "list")),
     ("coordination.k8s.io", "leases", ("get", "create", "update")),
 )
 """What the coordinator must be allowed: group, resource, verbs. The chart's Role gives just this, and the plan."""
-
 
 EventType = Literal["Normal", "Warning"]
 
@@ -63,7 +56,7 @@ class Plan:
 
     @property
     def reference(self) -> Json:
-        """The owner reference of every child. Not the controller's: see decision 0012."""
+        """The owner reference of all that is made for the run. Not the controller's: see decision 0012."""
         return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -75,7 +68,7 @@ class Plan:
 
 
 class Cluster:
-    """One namespace of a cluster. Every method raises what `_errors` makes of the API's answers."""
+    """One namespace of a cluster. Every method raises what `_call` makes of the API's answers."""
 
     def __init__(self, namespace: str) -> None:
         """Connect as the pod's service account, outside of a cluster as the kubeconfig says."""
@@ -92,22 +85,17 @@ class Cluster:
         self.namespace = namespace
         self._api = kubernetes.client.ApiClient()
         self._core = kubernetes.client.CoreV1Api(self._api)
-        self._batch = kubernetes.client.BatchV1Api(self._api)
         self._custom = kubernetes.client.CustomObjectsApi(self._api)
-        self._coordination = kubernetes.client.CoordinationV1Api(self._api)
+        self._leases = kubernetes.client.CoordinationV1Api(self._api)
 
     def check(self) -> None:
         """Raises `MissingInputError` without the PyTorchJob's definition, `AccessDeniedError` without a right."""
-        with self._errors("the API server"):
-            group, version, plural = PYTORCHJOBS
-            try:
-                served = self._custom.get_api_resources(group, version, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-                there = any(resource.name == plural for resource in served.resources)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-                there = False
-        if not there:
+        group, version, plural = KINDS["PyTorchJob"]
+        try:
+            served = self._call(self._custom.get_api_resources, group, version)["resources"]
+        except MissingInputError:
+            served = []
+        if plural not in [resource["name"] for resource in served]:
             raise MissingInputError(
                 "this cluster knows no PyTorchJob",
                 where=f"{group}/{version}",
@@ -128,26 +116,14 @@ class Cluster:
 
     def _may(self, group: str, resource: str, verb: str) -> bool:
         name, _, subresource = resource.partition("/")
-        asked = {
-            "group": group,
-            "resource": name,
-            "subresource": subresource,
-            "verb": verb,
-            "namespace": self.namespace,
-        }
-        body = {"spec": {"resourceAttributes": asked}}
-        with self._errors("the API server"):
-            review = kubernetes.client.AuthorizationV1Api(self._api).create_self_subject_access_review(
-                body, _request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
-        return bool(review.status.allowed)
+        asked = {"group": group, "resource": name, "subresource": subresource, "verb": verb}
+        body = {"spec": {"resourceAttributes": {**asked, "namespace": self.namespace}}}
+        authorization = kubernetes.client.AuthorizationV1Api(self._api)
+        return bool(self._call(authorization.create_self_subject_access_review, body)["status"]["allowed"])
 
     def plan(self, name: str) -> Plan:
         """The plan. Raises `MissingInputError` when it is gone: the release was upgraded or uninstalled."""
-        with self._errors(f"ConfigMap {name}"):
-            found = self._json(
-                self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-            )
+        found = self._call(self._core.read_namespaced_config_map, name, self.namespace)
         meta = found["metadata"]
         fullname = (meta.get("annotations") or {}).get("medvl.io/fullname")
         if not fullname:
@@ -157,94 +133,58 @@ class Cluster:
 
     def children(self, selector: str) -> list[Json]:
         """Jobs and PyTorchJobs with these labels."""
-        with self._errors("Jobs"):
-            jobs = self._json(
-                self._batch.list_namespaced_job(
-                    self.namespace, label_selector=selector, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                )
-            )
-        with self._errors("PyTorchJobs"):
-            pytorchjobs = self._custom.list_namespaced_custom_object(
-                *PYTORCHJOBS[:2],
-                self.namespace,
-                PYTORCHJOBS[2],
-                label_selector=selector,
-                _request_timeout=REQUEST_TIMEOUT_SECONDS,
-            )
-        # In a list the items do not say what they are.
-        return [
-            {**item, "kind": kind}
-            for kind, found in (("Job", jobs), ("PyTorchJob", pytorchjobs))
-            for item in found.get("items") or []
-        ]
+        found = []
+        for kind in KINDS:
+            listed = self._call(self._custom.list_namespaced_custom_object, *self._place(kind), label_selector=selector)
+            found += [{**item, "kind": kind} for item in listed.get("items") or []]  # an item does not say what it is
+        return found
 
     def pods(self, selector: str) -> list[Json]:
         """Pods with these labels."""
-        with self._errors("Pods"):
-            found = self._json(
-                self._core.list_namespaced_pod(
-                    self.namespace, label_selector=selector, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                )
-            )
-        return list(found.get("items") or [])
+        listed = self._call(self._core.list_namespaced_pod, self.namespace, label_selector=selector)
+        return list(listed.get("items") or [])
 
-    def create(self, manifest: Manifest) -> None:
-        """Create a Job or a PyTorchJob. Raises `ConflictError` when there is one of that name."""
-        with self._errors(f"{manifest['kind']} {manifest['metadata']['name']}"):
-            if manifest["kind"] == "Job":
-                self._batch.create_namespaced_job(self.namespace, manifest, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-            else:
-                self._custom.create_namespaced_custom_object(
-                    *PYTORCHJOBS[:2],
-                    self.namespace,
-                    PYTORCHJOBS[2],
-                    manifest,
-                    _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                )
+    def create(self, manifest: Manifest, *, dry_run: bool = False) -> None:
+        """Create a child, or let the API server and its webhooks judge it. Raises `ConflictError` when it is there."""
+        words = {"dry_run": "All"} if dry_run else {}
+        self._call(self._custom.create_namespaced_custom_object, *self._place(manifest["kind"]), manifest, **words)
 
     def give_up(self, child: Json, why: Json) -> None:
-        """Suspend a child for good, which ends its pods and frees its GPUs, and note why: the object stays."""
-        name = child["metadata"]["name"]
-        noted = {"metadata": {"annotations": {GAVE_UP: json.dumps(why)}}}
-        with self._errors(f"{child['kind']} {name}"):
-            if child["kind"] == "Job":
-                body = {**noted, "spec": {"suspend": True}}
-                self._batch.patch_namespaced_job(name, self.namespace, body, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-            else:
-                body = {**noted, "spec": {"runPolicy": {"suspend": True}}}
-                self._custom.patch_namespaced_custom_object(
-                    *PYTORCHJOBS[:2],
-                    self.namespace,
-                    PYTORCHJOBS[2],
-                    name,
-                    body,
-                    _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                )
+        """Let a child's own controller end it, which frees its GPUs, and note why: the object stays to be read.
+
+        Its time is up from now on. It is not suspended: Kueue would let it run again.
+        """
+        over: Json = {"activeDeadlineSeconds": 1}
+        spec = over if child["kind"] == "Job" else {"runPolicy": over}
+        body = {"metadata": {"annotations": {GAVE_UP: json.dumps(why)}}, "spec": spec}
+        place = (*self._place(child["kind"]), child["metadata"]["name"])
+        self._call(self._custom.patch_namespaced_custom_object, *place, body)
 
     def tail(self, pod: Json, lines: int = 20) -> str:
-        """The last lines of a pod's log; empty when there is none to be had any more."""
+        """The last lines of a pod's log; why there are none, when it cannot be had any more."""
         name = pod["metadata"]["name"]
         try:
-            return str(
-                self._core.read_namespaced_pod_log(
-                    name, self.namespace, tail_lines=lines, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                )
-            )
+            words = {"tail_lines": lines, "_request_timeout": TIMEOUT_SECONDS}
+            return str(self._core.read_namespaced_pod_log(name, self.namespace, **words))
         except (ApiException, urllib3.exceptions.HTTPError) as error:
             return f"(the log of {name} cannot be read: {_message(error)})"
+
+    # ------------------------------------------------------------------------------------------------------- events
+
+    def warning(self, child: Json) -> str | None:
+        """The newest warning about an object, such as why its pods are refused."""
+        about = f"involvedObject.uid={child['metadata']['uid']},type=Warning"
+        found = self._call(self._core.list_namespaced_event, self.namespace, field_selector=about).get("items") or []
+        newest = max(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
+        return f"{newest.get('reason')}: {newest.get('message')}" if newest else None
 
     def event(self, plan: Plan, kind: EventType, reason: str, message: str) -> None:
         """An Event on the plan. It is for people: that it cannot be written is logged, and no more."""
         now = datetime.now(UTC).isoformat()
+        about = {"apiVersion": "v1", "kind": "ConfigMap", "name": plan.name, "uid": plan.uid}
         body = {
             "metadata": {"name": f"{plan.name}.{uuid.uuid4().hex[:16]}", "namespace": self.namespace},
-            "involvedObject": {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "name": plan.name,
-                "namespace": self.namespace,
-                "uid": plan.uid,
-            },
+            "involvedObject": {**about, "namespace": self.namespace},
             "type": kind,
             "reason": reason,
             "message": message[:1024],
@@ -254,111 +194,54 @@ class Cluster:
             "count": 1,
         }
         try:
-            self._core.create_namespaced_event(self.namespace, body, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-        except (ApiException, urllib3.exceptions.HTTPError) as error:
-            log.warning("the event %s could not be written: %s", reason, _message(error))
+            self._call(self._core.create_namespaced_event, self.namespace, body)
+        except MedvlError as error:
+            log.warning("the event %s could not be written: %s", reason, error.what)
 
     # ---------------------------------------------------------------------------------------------------- the Lease
 
     def read_lease(self, name: str) -> Json | None:
         """The Lease, or none."""
-        with self._errors(f"Lease {name}"):
-            try:
-                return self._json(
-                    self._coordination.read_namespaced_lease(
-                        name, self.namespace, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                    )
-                )
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
+        try:
+            return self._call(self._leases.read_namespaced_lease, name, self.namespace)
+        except MissingInputError:
+            return None
 
     def write_lease(self, lease: Json) -> Json:
         """Create or replace it; the API refuses a version that is not the newest with `ConflictError`."""
-        name = lease["metadata"]["name"]
-        with self._errors(f"Lease {name}"):
-            if "resourceVersion" in lease["metadata"]:
-                written = self._coordination.replace_namespaced_lease(
-                    name, self.namespace, lease, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                )
-            else:
-                written = self._coordination.create_namespaced_lease(
-                    self.namespace, lease, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                )
-        return self._json(written)
+        if "resourceVersion" in lease["metadata"]:
+            return self._call(self._leases.replace_namespaced_lease, lease["metadata"]["name"], self.namespace, lease)
+        return self._call(self._leases.create_namespaced_lease, self.namespace, lease)
 
     # ------------------------------------------------------------------------------------------------------ changes
 
     @contextmanager
     def changes(self, selector: str) -> Iterator[Bell]:
         """A bell that rings when a child or a pod with these labels changes, for as long as the block lasts."""
-        bell = Bell()
-        streams: Sequence[tuple[Any, tuple[str, ...]]] = (
-            (self._batch.list_namespaced_job, (self.namespace,)),
-            (self._core.list_namespaced_pod, (self.namespace,)),
-            (self._custom.list_namespaced_custom_object, (*PYTORCHJOBS[:2], self.namespace, PYTORCHJOBS[2])),
-        )
-        for function, words in streams:
-            threading.Thread(target=bell.watch, args=(function, words, selector), daemon=True).start()
-        try:
+        with Bell().watching(
+            [
+                *((self._custom.list_namespaced_custom_object, self._place(kind)) for kind in KINDS),
+                (self._core.list_namespaced_pod, (self.namespace,)),
+            ],
+            selector,
+        ) as bell:
             yield bell
-        finally:
-            bell.closed.set()
 
-    def _json(self, obj: Any) -> Json:
-        return dict(self._api.sanitize_for_serialization(obj))
+    def _place(self, kind: str) -> tuple[str, str, str, str]:
+        group, version, plural = KINDS[kind]
+        return group, version, self.namespace, plural
 
-    @contextmanager
-    def _errors(self, where: str) -> Iterator[None]:
-        """Turn what the client raises in the block into a `MedvlError`."""
+    def _call(self, function: Callable[..., Any], *words: Any, **named: Any) -> Json:
+        """The API's answer as JSON; what the client raises becomes a `MedvlError`."""
+        where = f"{function.__name__.replace('_', ' ')}, namespace {self.namespace}"
         try:
-            yield
+            answer = function(*words, **named, _request_timeout=TIMEOUT_SECONDS)
         except ApiException as error:
-            raise _translated(error, f"{where} in namespace {self.namespace}") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            if isinstance(error, MedvlError):
-                raise
+            raise _translated(error, where) from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: an answer cut off
             remedy = "it is tried again; if it stays, check the network policy and the API server"
             raise TryAgainError(f"Kubernetes does not answer: {error}", where=where, remedy=remedy) from error
-
-
-class Bell:
-    """Rings at every change that a watch reports. It says *that* something changed; what, is looked up anew.
-
-    So a watch that breaks or expires costs nothing but time: it is begun again, and whoever waits looks anyway after a
-    while.
-    """
-
-    def __init__(self) -> None:
-        """Not rung yet."""
-        self._rung, self.closed = threading.Event(), threading.Event()
-
-    def wait(self, seconds: float) -> None:
-        """Return at the next change, at the latest after so many seconds."""
-        if self._rung.wait(seconds):
-            self.closed.wait(0.1)  # changes come in flocks
-        self._rung.clear()
-
-    def watch(self, function: Any, words: tuple[str, ...], selector: str) -> None:
-        """Report until it is closed. In a thread of its own."""
-        while not self.closed.is_set():
-            try:
-                stream = watch.Watch().stream(
-                    function,
-                    *words,
-                    label_selector=selector,
-                    timeout_seconds=WATCH_SECONDS,
-                    _request_timeout=(REQUEST_TIMEOUT_SECONDS[0], WATCH_SECONDS + 30),
-                )
-                for _ in stream:
-                    self._rung.set()
-                    if self.closed.is_set():
-                        return
-            except Exception as error:  # noqa: BLE001  410 Gone, a cut connection, a server that restarts: all the same
-                log.debug("a watch ended: %s", error)
-            self._rung.set()
-            self.closed.wait(1.0)
+        return dict(self._api.sanitize_for_serialization(answer))
 
 
 def _translated(error: ApiException, where: str) -> MedvlError:

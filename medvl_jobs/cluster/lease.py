@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from medvl_jobs.cluster.client import Cluster, ConflictError
 from medvl_jobs.cluster.status import Json
 from medvl_jobs.errors import MedvlError, TryAgainError
+from medvl_jobs.settings.cluster import ClusterSettings
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 class Lease:
     """The right to carry out one run."""
 
-    def __init__(self, cluster: Cluster, name: str, identity: str, seconds: float) -> None:
-        """``identity`` is whoever asks; a Lease that is not renewed for ``seconds`` is free."""
-        self.cluster, self.name, self.identity, self.seconds = cluster, name, identity, seconds
+    def __init__(self, cluster: Cluster, name: str, owner: Json, settings: ClusterSettings) -> None:
+        """``owner``: it goes away with the last plan that has held it."""
+        self.cluster, self.name, self.owner = cluster, name, owner
+        self.identity, self.seconds = settings.identity, settings.lease_seconds
         self._held: Json = {}
         self._renewed = 0.0
         self._closed = threading.Event()
@@ -73,9 +75,9 @@ class Lease:
 
     def _write(self, lease: Json | None, identity: str | None = None) -> None:
         started, now = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        metadata = {"name": self.name, "namespace": self.cluster.namespace}
-        if lease is not None:
-            metadata = {**lease["metadata"]}
+        metadata: Json = dict(lease["metadata"]) if lease else {"name": self.name, "namespace": self.cluster.namespace}
+        others = [each for each in metadata.get("ownerReferences") or [] if each["uid"] != self.owner["uid"]]
+        metadata["ownerReferences"] = [*others, self.owner]
         spec = {
             "holderIdentity": self.identity if identity is None else identity,
             "leaseDurationSeconds": max(1, round(self.seconds)),

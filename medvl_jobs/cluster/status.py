@@ -12,12 +12,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from medvl_jobs.errors import PERMANENT
+
 Json = dict[str, Any]
 
-PERMANENT = frozenset({64, 65, 66, 69, 77, 78})
-"""Exit codes after which another attempt would end the same way; see `medvl_jobs.errors`."""
 GAVE_UP = "medvl.io/gave-up"
-"""Annotation with the reason, on a child that the coordinator has suspended for good."""
+"""Annotation with the reason, on a child that the coordinator has ended."""
 
 
 class Phase(StrEnum):
@@ -153,10 +153,17 @@ def trouble(pod: Json) -> Trouble | None:
     return None
 
 
-def age_seconds(obj: Json, now: datetime) -> float:
-    """Seconds since the object was made."""
-    made = datetime.fromisoformat(obj["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-    return (now - made).total_seconds()
+def seconds_on_node(pod: Json, now: datetime) -> float:
+    """Seconds since a pod has got its node; what it waited for one before does not count. 0 without a node."""
+    for condition in (pod.get("status") or {}).get("conditions") or []:
+        if (
+            condition["type"] == "PodScheduled"
+            and condition["status"] == "True"
+            and condition.get("lastTransitionTime")
+        ):
+            since = datetime.fromisoformat(condition["lastTransitionTime"].replace("Z", "+00:00"))
+            return (now - since).total_seconds()
+    return 0.0
 
 
 def alive(pod: Json) -> bool:

@@ -23,7 +23,8 @@ RUN_VOLUME = "run"
 """The volume with them. The chart cannot name its ConfigMap there: the name holds the hash of what names it."""
 MAIN = ("medvl", "pytorch")
 """Name of the container that gets the command line; the training operator asks for ``pytorch``."""
-OUTPUT, STAGE, PLAN, GENERATION = "medvl.io/output", "medvl.io/stage", "medvl.io/plan", "medvl.io/generation"
+OUTPUT, STAGE, PLAN = "medvl.io/output", "medvl.io/stage", "medvl.io/plan"
+GENERATION, ATTEMPT, TRIED = "medvl.io/generation", "medvl.io/attempt", "medvl.io/tried"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Templates:
         digest = short_hash([self.output(stage), self.manifests[stage.words[0]], self.plan.name])[:8]
         return f"{self.plan.fullname}-{stage.name}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
 
-    def child(self, stage: Stage, attempt: int) -> Manifest:
-        """The object to create."""
+    def child(self, stage: Stage, attempt: int = 1, tried: int = 1) -> Manifest:
+        """The object to create: the ``attempt``-th of all, the ``tried``-th of its generation."""
         manifest = copy.deepcopy(self.manifests[stage.words[0]])
         labels = {
             "app.kubernetes.io/managed-by": "medvl",
@@ -68,6 +69,8 @@ class Templates:
             STAGE: stage.name,
             OUTPUT: self.output(stage),
             GENERATION: str(self.settings.cluster.generation),
+            ATTEMPT: str(attempt),
+            TRIED: str(tried),
         }
         for part in (manifest, *_pod_templates(manifest)):
             metadata = part.setdefault("metadata", {})

@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from medvl_jobs.cluster.client import Bell, Cluster, ConflictError, EventType, Plan
+from medvl_jobs.cluster.client import Cluster, ConflictError, EventType, Plan
 from medvl_jobs.cluster.lease import Lease
 from medvl_jobs.cluster.status import Json, Phase, owners, phase
+from medvl_jobs.cluster.watching import Bell
 from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.errors import MedvlError, SettingsError, TryAgainError
-from medvl_jobs.pipeline.children import OUTPUT, Templates
+from medvl_jobs.pipeline.children import ATTEMPT, OUTPUT, Templates
 from medvl_jobs.pipeline.decide import Create, Done, Fail, Seen, Wait, decide
 from medvl_jobs.pipeline.plan import Step
 from medvl_jobs.pipeline.stages import Stage
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 ON_GPU = ("train", "eval")
 LONGEST_PAUSE_SECONDS = 60.0
+PATIENCE_SECONDS = 3.0
+"""A child without a pod for longer makes one ask why."""
 
 
 def connect(settings: RunSettings) -> tuple[Cluster, Plan]:
@@ -43,17 +47,24 @@ def connect(settings: RunSettings) -> tuple[Cluster, Plan]:
     return cluster, cluster.plan(settings.cluster.plan)
 
 
-def execute(steps: Sequence[Step], settings: RunSettings, storage: Storage, cluster: Cluster, plan: Plan) -> None:
+def rehearse(steps: Sequence[Step], templates: Templates, cluster: Cluster) -> None:
+    """Let the API server and its webhooks judge every child that may be created. Raises `SettingsError`."""
+    for step in steps:
+        if step.action == "run":
+            with suppress(ConflictError):  # it is there
+                cluster.create(templates.child(step.stage), dry_run=True)
+
+
+def execute(steps: Sequence[Step], templates: Templates, storage: Storage, cluster: Cluster) -> None:
     """Bring every step that is to run to its end; returns when the last one's manifest is in the store.
 
-    ``settings`` are pinned. Raises the error of the first stage that fails for good: what runs, runs on, and nothing
-    more is created.
+    Raises the error of the first stage that fails for good: what runs, runs on, and nothing more is created.
     """
-    coordinator = _Coordinator(steps, Templates.of(plan, settings), storage, cluster)
-    goal = steps[-1].stage.prefix
+    coordinator = _Coordinator(steps, templates, storage, cluster)
+    settings, goal = templates.settings, steps[-1].stage.prefix
     name = f"medvl-{short_hash([settings.storage.endpoint_url, storage.uri, goal])}"
     with (
-        Lease(cluster, name, settings.cluster.identity, settings.cluster.lease_seconds).held() as lease,
+        Lease(cluster, name, templates.plan.reference, settings.cluster).held() as lease,
         cluster.changes(coordinator.selector) as bell,
     ):
         coordinator.run(lease, bell)
@@ -79,6 +90,7 @@ class _Coordinator:
         self.selector = f"{OUTPUT} in ({outputs})"
         self.finished: set[str] = set()
         self.told: dict[str, str] = {}
+        self.podless: dict[str, float] = {}
 
     def run(self, lease: Lease, bell: Bell) -> None:
         """Until all is finished. What fails for a while, the API or the store, is tried again with longer pauses."""
@@ -112,9 +124,9 @@ class _Coordinator:
                 case Wait(state, pod):
                     follow = pod and stage.words[0] == "train" and state.startswith("runs")
                     self._tell(stage, f"{state}: kubectl logs -f {pod}" if follow else state)
-                case Create(attempt, why):
+                case Create() as move:
                     lease.check()
-                    self._create(stage, attempt, why)
+                    self._create(stage, move)
                 case Fail(error, pods_of_it, child):
                     lease.check()
                     self._fail(stage, error, pods_of_it, child)
@@ -128,25 +140,38 @@ class _Coordinator:
             finished = any(phase(child) is Phase.SUCCEEDED for child in own)
         else:  # asked after the children were looked at: one that has ended has written its manifest before
             finished = read_manifest(self.storage, stage.prefix) is not None
+        children = sorted(own, key=lambda child: int(child["metadata"]["labels"].get(ATTEMPT, 1)))
+        of_output = [pod for pod in pods if pod["metadata"]["labels"][OUTPUT] == output]
+        podless = self._podless_seconds(children[-1], of_output) if children else 0.0
         return Seen(
-            children=sorted(own, key=lambda child: (child["metadata"]["creationTimestamp"], child["metadata"]["name"])),
+            children=children,
             others=[child for child in of_stage if child not in own],
-            pods=[pod for pod in pods if pod["metadata"]["labels"][OUTPUT] == output],
+            pods=of_output,
             finished=finished,
             now=datetime.now(UTC),
+            podless_seconds=podless,
+            warning=self.cluster.warning(children[-1]) if podless > PATIENCE_SECONDS else None,
         )
 
-    def _create(self, stage: Stage, attempt: int, why: str) -> None:
-        child = self.templates.child(stage, attempt)
+    def _podless_seconds(self, child: Json, pods: Sequence[Json]) -> float:
+        """By this coordinator's own clock: how long it may have waited in a queue before does not count."""
+        uid, now = child["metadata"]["uid"], time.monotonic()
+        if phase(child) is not Phase.WAITING or any(uid in owners(pod) for pod in pods):
+            self.podless.pop(uid, None)
+            return 0.0
+        return now - self.podless.setdefault(uid, now)
+
+    def _create(self, stage: Stage, move: Create) -> None:
+        child = self.templates.child(stage, move.attempt, move.tried)
         self.cluster.create(child)
-        name = child["metadata"]["name"]
-        self._tell(stage, f"created {name}" + (f", attempt {attempt}: {why}" if why else ""), event="StageCreated")
+        again = f", attempt {move.attempt}: {move.why}" if move.why else ""
+        self._tell(stage, f"created {child['metadata']['name']}{again}", event="StageCreated")
 
     def _fail(self, stage: Stage, error: MedvlError, pods: Sequence[Json], child: Json | None) -> None:
         for pod in pods[-1:]:
             log.error("the last lines of %s:\n%s", pod["metadata"]["name"], self.cluster.tail(pod).rstrip())
         if child is not None:
-            self.cluster.give_up(child, error.as_dict() | {"reason": error.what})
+            self.cluster.give_up(child, error.as_dict())
         self._tell(stage, f"failed: {error.what}", event="StageFailed")
         raise error
 

@@ -9,17 +9,18 @@ from datetime import datetime
 from medvl_jobs.cluster.status import (
     Json,
     Phase,
-    age_seconds,
     alive,
     failure_of,
     gave_up,
     last_words,
     owners,
     phase,
+    seconds_on_node,
     trouble,
 )
 from medvl_jobs.errors import GaveUpError, MedvlError, SchemaMismatchError, error_class
-from medvl_jobs.pipeline.children import GENERATION
+from medvl_jobs.page.words import quantity
+from medvl_jobs.pipeline.children import ATTEMPT, GENERATION, TRIED
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.cluster import ClusterSettings
 
@@ -37,6 +38,10 @@ class Seen:
     finished: bool
     """Whether the output's manifest is in the store."""
     now: datetime
+    podless_seconds: float = 0.0
+    """How long the newest child has been seen without any pod, though nothing holds it back."""
+    warning: str | None = None
+    """What Kubernetes says about that."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class Create:
     """Create the child of this attempt."""
 
     attempt: int
+    """Of all attempts at this output: part of the name."""
+    tried: int
+    """Of those of this generation: what ``cluster.attempts`` limits."""
     why: str = ""
     """What went wrong with the attempt before."""
 
@@ -70,7 +78,7 @@ class Fail:
     pods: Sequence[Json] = field(default=())
     """Whose logs say more."""
     give_up: Json | None = None
-    """The child to suspend, if it would go on trying for ever."""
+    """The child to end, if it would go on trying for ever."""
 
 
 Move = Done | Wait | Create | Fail
@@ -82,62 +90,73 @@ def decide(stage: Stage, seen: Seen, settings: ClusterSettings) -> Move:
         return Done()
     newest = seen.children[-1] if seen.children else None
     if newest and not _is_over(newest):
-        return _under_way(stage, newest, _pods_of(newest, seen.pods), settings, seen.now)
+        return _under_way(stage, newest, _pods_of(newest, seen.pods), seen, settings)
     if other := _in_the_way(seen):
         return Wait(f"waits until {other} has ended, which makes the same")
     if newest is None:
-        return Create(1)
-    return _after_the_end(stage, seen.children, _pods_of(newest, seen.pods), settings)
+        return Create(1, 1)
+    return _after_the_end(stage, newest, _pods_of(newest, seen.pods), settings)
 
 
-def _under_way(stage: Stage, child: Json, pods: list[Json], settings: ClusterSettings, now: datetime) -> Move:
-    name = child["metadata"]["name"]
-    words = last_words(pods)
+def _under_way(stage: Stage, child: Json, pods: list[Json], seen: Seen, settings: ClusterSettings) -> Move:
+    name, words = child["metadata"]["name"], last_words(pods)
     if words and words.permanent and child["kind"] == "PyTorchJob":
         # A Job has a pod failure policy; the training operator would start the container again and again.
         error = error_class(words.exit_code)(f"{stage.name} failed: {words.reason}", where=name, remedy=words.remedy)
         return Fail(error, pods, give_up=child)
-    state = phase(child)
-    for pod in pods:
-        hindrance = trouble(pod)
-        if hindrance and hindrance.stuck and age_seconds(pod, now) > settings.give_up_after_seconds:
-            remedy = "mend it, then 'helm upgrade' with the mended values, or with attempt raised by one"
-            what = f"{stage.name} cannot start: {hindrance}"
-            return Fail(GaveUpError(what, where=pod["metadata"]["name"], remedy=remedy), give_up=child)
-        if hindrance:
-            return Wait(f"waits: {hindrance}", pod["metadata"]["name"])
-    if state is Phase.QUEUED:
+    if hindered := _hindered(stage, child, pods, seen, settings):
+        return hindered
+    if phase(child) is Phase.QUEUED:
         return Wait(f"queued ({name} is suspended until there is room)")
     running = [pod["metadata"]["name"] for pod in pods if (pod.get("status") or {}).get("phase") == "Running"]
     if not running:
         return Wait(f"starts ({name})")
-    tried = f", after: {words.reason}" if words else ""
-    return Wait(f"runs ({name}{tried})", running[0])
+    return Wait(f"runs ({name}{f', after: {words.reason}' if words else ''})", running[0])
 
 
-def _after_the_end(
-    stage: Stage, children: Sequence[Json], pods: list[Json], settings: ClusterSettings
-) -> Create | Fail:
-    newest = children[-1]
-    if phase(newest) is Phase.SUCCEEDED:
-        return Fail(_left_nothing(stage, newest), pods)
+def _hindered(stage: Stage, child: Json, pods: list[Json], seen: Seen, settings: ClusterSettings) -> Wait | Fail | None:
+    """What to do about a pod that cannot start, or that is not even made; none when nothing is in the way."""
+    for pod in pods:
+        if hindrance := trouble(pod):
+            name = pod["metadata"]["name"]
+            if hindrance.stuck and seconds_on_node(pod, seen.now) > settings.give_up_after_seconds:
+                return _cannot_start(stage, child, name, str(hindrance))
+            return Wait(f"waits: {hindrance}", name)
+    if seen.podless_seconds > settings.give_up_after_seconds:
+        return _cannot_start(stage, child, child["metadata"]["name"], seen.warning or "its controller makes no pod")
+    return Wait(f"waits: {seen.warning}") if seen.warning else None
+
+
+def _cannot_start(stage: Stage, child: Json, where: str, why: str) -> Fail:
+    remedy = "mend it, then 'helm upgrade' with the mended values, or with attempt raised by one"
+    return Fail(GaveUpError(f"{stage.name} cannot start: {why}", where=where, remedy=remedy), give_up=child)
+
+
+def _after_the_end(stage: Stage, newest: Json, pods: list[Json], settings: ClusterSettings) -> Create | Fail:
+    attempt, tried = _number(newest, ATTEMPT) + 1, _number(newest, TRIED) + 1
     noted, words = gave_up(newest), last_words(pods)
     code = noted["exit_code"] if noted else words.exit_code if words else None
     reason = noted["reason"] if noted else words.reason if words else failure_of(newest)
     remedy = noted["remedy"] if noted else words.remedy if words else ""
-    generation = str(settings.generation)
-    of_this_generation = [each for each in children if each["metadata"]["labels"].get(GENERATION) == generation]
-    if newest not in of_this_generation:
-        return Create(len(children) + 1, f"an attempt of an earlier generation failed: {reason}")
+    succeeded = phase(newest) is Phase.SUCCEEDED
+    if _number(newest, GENERATION) != settings.generation:
+        before = "what an earlier generation made is gone" if succeeded else f"an earlier generation failed: {reason}"
+        return Create(attempt, 1, before)
+    if succeeded:
+        return Fail(_left_nothing(stage, newest), pods)
     where = newest["metadata"]["name"]
-    kind = error_class(code) if code is not None else None
-    if noted or (kind and words and words.permanent):
-        return Fail((kind or MedvlError)(f"{stage.name} failed: {reason}", where=where, remedy=remedy), pods)
-    if len(of_this_generation) >= settings.attempts:
-        what = f"{stage.name} failed in {len(of_this_generation)} attempts, at last: {reason}"
+    kind = error_class(code) if code is not None else MedvlError
+    if noted or kind.permanent:
+        return Fail(kind(f"{stage.name} failed: {reason}", where=where, remedy=remedy), pods)
+    if tried > settings.attempts:
+        what = f"{stage.name} failed in {quantity(settings.attempts, 'attempt')}, at last: {reason}"
         again = "then 'helm upgrade' with attempt raised by one"
         return Fail(GaveUpError(what, where=where, remedy=f"{remedy}; {again}" if remedy else again), pods)
-    return Create(len(children) + 1, reason)
+    return Create(attempt, tried, reason)
+
+
+def _number(child: Json, label: str) -> int:
+    return int(child["metadata"]["labels"].get(label, 1))
 
 
 def _left_nothing(stage: Stage, child: Json) -> MedvlError:

@@ -43,8 +43,9 @@ def run(
     if executor is Executor.CLUSTER:
         # Here and not above: on a laptop the client of Kubernetes need not be there.
         from medvl_jobs.pipeline import cluster  # noqa: PLC0415
+        from medvl_jobs.pipeline.children import Templates  # noqa: PLC0415
 
-        connected = cluster.connect(settings)
+        api, planned = cluster.connect(settings)
         probe(storage)
     pinned = pin(settings, storage)
     keys = stage_keys(pinned)
@@ -54,12 +55,15 @@ def run(
 
     steps = plan(stages(pinned, keys), finished)
     print(show(steps), flush=True)
+    if executor is Executor.CLUSTER:
+        templates = Templates.of(planned, pinned)
+        cluster.rehearse(steps, templates, api)
     if dry_run:
         return None
     _record(storage, pinned, keys, steps)
     seconds = {}
     if executor is Executor.CLUSTER:
-        cluster.execute(steps, pinned, storage, *connected)
+        cluster.execute(steps, templates, storage, api)
     else:
         seconds = _execute_here(steps, pinned)
     latest = {"key": keys.report, "report": layout.report_file(pinned.name, keys.report, "index.html")}

@@ -57,19 +57,21 @@ class _Children:
         log.info(
             "starting %d processes, on machine %d of %d", topology.processes, topology.machine + 1, topology.machines
         )
-        self.processes = [
-            subprocess.Popen(
+        self.processes: list[subprocess.Popen[bytes]] = []
+        for rank, log_file in enumerate(logs):
+            own = {**topology.of_process(rank), "MEDVL_TERMINATION_LOG": str(log_file)}
+            process = subprocess.Popen(
                 [sys.executable, "-m", "medvl_jobs", *words],
-                env={**os.environ, **topology.of_process(rank), "MEDVL_TERMINATION_LOG": str(logs[rank])},  # noqa: TID251
+                env={**os.environ, **own},  # noqa: TID251
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )
-            for rank in range(topology.processes)
-        ]
+            self.processes.append(process)
+        if self.stopped:  # by a signal that came before the last of them was there
+            self._end(signal.SIGTERM)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
-        for process in self.processes:
-            process.send_signal(number)
+        self._end(number)
 
     def wait(self) -> tuple[int, int]:
         """Returns the exit code, and the local rank that it is from."""

@@ -59,6 +59,7 @@ def test_helm_test_and_the_lease(finished: Release) -> None:
     assert planned(ran.stdout) == dict.fromkeys(STAGES, "reuse")
     (lease,) = finished.cluster.all("lease")
     assert lease["spec"]["holderIdentity"] == "", "it was given back"
+    assert [owner["name"] for owner in lease["metadata"]["ownerReferences"]] == [finished.plan]
 
 
 @pytest.mark.parametrize("helm", [3, 4])
@@ -122,7 +123,7 @@ def test_other_data_makes_all_anew_and_an_uninstall_leaves_the_store(
     cluster.helm("uninstall", release.name, major=3)
     log, _ = kubectl.communicate(timeout=60)
     assert "stopped by SIGTERM at step" in log
-    for kind in ("job", "pytorchjob", "pod", "configmap"):
+    for kind in ("job", "pytorchjob", "pod", "configmap", "lease"):
         cluster.wait(f"no {kind}", lambda kind=kind: not cluster.all(kind))  # type: ignore[misc]
     left = set(release.storage.list_keys(""))
     assert before <= left

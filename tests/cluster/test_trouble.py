@@ -94,6 +94,12 @@ def test_a_setting_that_medvl_does_not_know(release: Release) -> None:
     both_say(release, "unknown setting 'train.epoch'", "did you mean 'epochs'?", code=64)
 
 
+def test_a_field_of_a_manifest_that_kubernetes_does_not_know(release: Release) -> None:
+    """Helm lets it through: it lies below a value that is passed on as it is."""
+    release.install({"train": {"affinity": {"nodeAffinityy": {}}}})
+    both_say(release, "has no field 'nodeAffinityy'", "train.yaml in ConfigMap", code=64)
+
+
 def test_a_missing_bucket(release: Release) -> None:
     release.install({"storage": {"bucket": "no-such-bucket"}})
     both_say(release, "no such bucket: no-such-bucket", "create bucket no-such-bucket", code=66)
@@ -175,7 +181,7 @@ def test_a_training_that_can_never_succeed_is_not_tried_for_ever(release: Releas
     said = release.fail()
     assert last_words(release)["exit_code"] == 65
     (train,) = release.children("train")
-    assert train["spec"]["runPolicy"]["suspend"] is True
+    release.cluster.wait_for_condition("pytorchjob", train["metadata"]["name"], "Failed")
     assert json.loads(train["metadata"]["annotations"]["medvl.io/gave-up"])["exit_code"] == 65
     release.cluster.wait("its GPUs are free", lambda: not release.cluster.all("pod", "medvl.io/stage=train"))
     assert "the last lines of" in said
@@ -204,6 +210,20 @@ def test_an_image_that_cannot_be_pulled(release: Release, copied: Callable[..., 
     assert "nowhere" in words["reason"]
 
 
+def test_pods_that_pod_security_refuses(release: Release, copied: Callable[..., str]) -> None:
+    enforced = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    release.cluster.patch("namespace", "default", enforced)
+    release.prefix = release.values["storage"]["prefix"] = copied("runs/", "predictions/eval", "adapters/")
+    rdma = {"rdma": {"enabled": True, "resource": "rdma/hca", "count": 1}}
+    release.install({"train": rdma, "coordinator": {"giveUpAfterSeconds": 8}})
+    release.wait_to_say("violates PodSecurity")
+    release.fail()
+    words = last_words(release)
+    assert words["exit_code"] == 69
+    assert "train cannot start: " in words["reason"]
+    assert "violates PodSecurity" in words["reason"]
+
+
 def test_more_gpus_than_a_node_has_is_waited_for_and_said(release: Release, copied: Callable[..., str]) -> None:
     release.prefix = release.values["storage"]["prefix"] = copied("runs/", "predictions/", "adapters/")
     release.install({"gpu": {"enabled": True, "count": 16}, "coordinator": {"giveUpAfterSeconds": 1}})
@@ -214,7 +234,6 @@ def test_more_gpus_than_a_node_has_is_waited_for_and_said(release: Release, copi
 def test_kueue_holds_a_stage_back(release: Release, copied: Callable[..., str]) -> None:
     """Kueue suspends what has its label, as its webhook does, until there is room. Here the test is Kueue."""
     release.prefix = release.values["storage"]["prefix"] = copied("runs/")
-    release.cluster.create({"kind": "ConfigMap", "metadata": {"name": "kueue-is-played-by-the-test"}, "data": {}})
     release.install({"queue": {"kueue": {"enabled": True, "localQueue": "gpu-queue"}}})
     report = release.wait_for_child("report")
     assert report["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu-queue"

@@ -12,7 +12,7 @@ import yaml
 from medvl_jobs.cluster.client import Plan
 from medvl_jobs.cluster.status import GAVE_UP
 from medvl_jobs.errors import DataError, GaveUpError, SchemaMismatchError, SettingsError
-from medvl_jobs.pipeline.children import GENERATION, OUTPUT, Templates
+from medvl_jobs.pipeline.children import ATTEMPT, GENERATION, OUTPUT, TRIED, Templates
 from medvl_jobs.pipeline.decide import Create, Done, Fail, Seen, Wait, decide
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.cluster import ClusterSettings
@@ -26,15 +26,22 @@ SETTINGS = ClusterSettings(attempts=2, give_up_after_seconds=60)
 
 
 def child(
-    name: str, *conditions: str, kind: str = "Job", generation: int = 1, noted: Any = None, uid: str = ""
+    name: str,
+    *conditions: str,
+    kind: str = "Job",
+    generation: int = 1,
+    noted: Any = None,
+    attempt: int = 1,
+    tried: int = 1,
 ) -> dict[str, Any]:
     annotations = {GAVE_UP: json.dumps(noted)} if noted else {}
+    labels = {GENERATION: str(generation), ATTEMPT: str(attempt), TRIED: str(tried)}
     return {
         "kind": kind,
         "metadata": {
             "name": name,
-            "uid": uid or f"uid-of-{name}",
-            "labels": {GENERATION: str(generation)},
+            "uid": f"uid-of-{name}",
+            "labels": labels,
             "annotations": annotations,
         },
         "status": {"conditions": [{"type": each, "status": "True"} for each in conditions]},
@@ -42,9 +49,10 @@ def child(
 
 
 def pod(owner: str, phase: str = "Running", age: float = 10, **status: Any) -> dict[str, Any]:
-    made = (NOW - timedelta(seconds=age)).isoformat()
-    metadata = {"name": f"{owner}-0", "ownerReferences": [{"uid": f"uid-of-{owner}"}], "creationTimestamp": made}
-    return {"metadata": metadata, "status": {"phase": phase, **status}}
+    bound = (NOW - timedelta(seconds=age)).isoformat()
+    metadata = {"name": f"{owner}-0", "ownerReferences": [{"uid": f"uid-of-{owner}"}]}
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": bound}
+    return {"metadata": metadata, "status": {"phase": phase, "conditions": [scheduled], **status}}
 
 
 def ended(owner: str, code: int, reason: str = "why", phase: str = "Failed", state: str = "state") -> dict[str, Any]:
@@ -52,8 +60,8 @@ def ended(owner: str, code: int, reason: str = "why", phase: str = "Failed", sta
     return pod(owner, phase, containerStatuses=[{state: {"terminated": {"exitCode": code, "message": message}}}])
 
 
-def see(*children: Any, others: Any = (), pods: Any = (), finished: bool = False) -> Seen:
-    return Seen(children=children, others=others, pods=pods, finished=finished, now=NOW)
+def see(*children: Any, others: Any = (), pods: Any = (), finished: bool = False, **more: Any) -> Seen:
+    return Seen(children=children, others=others, pods=pods, finished=finished, now=NOW, **more)
 
 
 def move(seen: Seen, settings: ClusterSettings = SETTINGS) -> Any:
@@ -66,7 +74,7 @@ def test_what_is_in_the_store_is_done_whatever_the_children_say() -> None:
 
 
 def test_the_first_child() -> None:
-    assert move(see()) == Create(1)
+    assert move(see()) == Create(1, 1)
 
 
 def test_a_child_is_adopted() -> None:
@@ -92,8 +100,9 @@ def test_a_success_without_a_manifest_is_none() -> None:
 @pytest.mark.parametrize("code", [1, 75, 137, 143])
 def test_what_may_be_cured_is_tried_again_and_not_for_ever(code: int) -> None:
     first = child("a", "Failed")
-    assert move(see(first, pods=[ended("a", code)])) == Create(2, "why")
-    found = move(see(first, child("b", "Failed"), pods=[ended("a", code), ended("b", code, "again")]))
+    assert move(see(first, pods=[ended("a", code)])) == Create(2, 2, "why")
+    second = child("b", "Failed", attempt=2, tried=2)
+    found = move(see(first, second, pods=[ended("a", code), ended("b", code, "again")]))
     assert isinstance(found, Fail)
     assert isinstance(found.error, GaveUpError)
     assert "2 attempts" in found.error.what
@@ -103,7 +112,7 @@ def test_what_may_be_cured_is_tried_again_and_not_for_ever(code: int) -> None:
 def test_the_reason_of_a_child_without_pods_is_its_controllers() -> None:
     failed = child("a", "Failed")
     failed["status"]["conditions"][0] |= {"reason": "DeadlineExceeded", "message": "too long"}
-    assert move(see(failed)) == Create(2, "DeadlineExceeded: too long")
+    assert move(see(failed)) == Create(2, 2, "DeadlineExceeded: too long")
 
 
 def test_what_cannot_be_cured_ends_the_run() -> None:
@@ -135,12 +144,12 @@ def test_a_higher_generation_tries_again_what_had_failed() -> None:
     settings = SETTINGS.model_copy(update={"generation": 2})
     failed = child("a", "Failed")
     assert move(see(failed, pods=[ended("a", 65)]), settings=settings) == Create(
-        2, "an attempt of an earlier generation failed: why"
+        2, 1, "an earlier generation failed: why"
     )
-    again = child("b", "Failed", generation=2)
+    again = child("b", "Failed", generation=2, attempt=2)
     found = move(see(failed, again, pods=[ended("b", 65)]), settings=settings)
     assert isinstance(found, Fail)
-    assert move(see(failed, again, pods=[ended("b", 75)]), settings=settings) == Create(3, "why")
+    assert move(see(failed, again, pods=[ended("b", 75)]), settings=settings) == Create(3, 2, "why")
 
 
 def test_a_pod_that_cannot_start_is_borne_for_a_while() -> None:
@@ -160,12 +169,43 @@ def test_no_room_is_waited_for() -> None:
     assert move(seen) == Wait("waits: Unschedulable: no nvidia.com/gpu", "a-0")
 
 
+def test_what_it_waited_for_a_node_does_not_count() -> None:
+    """Hours in the queue, and then one hiccup of the registry."""
+    state = {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "429"}}}]}
+    fresh = pod("a", "Pending", 5, **state)
+    fresh["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    assert isinstance(move(see(child("a"), pods=[fresh])), Wait)
+
+
+def test_a_child_whose_pods_are_refused_is_told_and_given_up() -> None:
+    refused = "FailedCreate: violates PodSecurity"
+    assert move(see(child("a"), podless_seconds=10, warning=refused)) == Wait(f"waits: {refused}")
+    found = move(see(child("a"), podless_seconds=61, warning=refused))
+    assert isinstance(found, Fail)
+    assert found.give_up is not None
+    assert found.error.what == f"train cannot start: {refused}"
+    assert "makes no pod" in move(see(child("a"), podless_seconds=61)).error.what
+
+
+def test_attempts_are_numbered_by_their_labels_whatever_was_deleted() -> None:
+    only_the_second_is_left = child("b", "Failed", attempt=2, tried=2)
+    assert isinstance(move(see(only_the_second_is_left, pods=[ended("b", 75)])), Fail)
+    patient = SETTINGS.model_copy(update={"attempts": 9})
+    assert move(see(only_the_second_is_left, pods=[ended("b", 75)]), patient) == Create(3, 3, "why")
+
+
+def test_an_output_that_was_deleted_is_made_again_by_the_next_generation() -> None:
+    settings = SETTINGS.model_copy(update={"generation": 2})
+    gone = move(see(child("a", "Complete")), settings)
+    assert gone == Create(2, 1, "what an earlier generation made is gone")
+
+
 def test_two_never_write_the_same_output() -> None:
     assert "other has ended" in move(see(others=[child("other")])).state
-    assert move(see(others=[child("other", "Failed")])) == Create(1)
+    assert move(see(others=[child("other", "Failed")])) == Create(1, 1)
     # the object is gone, its pod is still saving a checkpoint
     assert "gone-0 has ended" in move(see(pods=[pod("gone")])).state
-    assert move(see(pods=[pod("gone", "Failed")])) == Create(1)
+    assert move(see(pods=[pod("gone", "Failed")])) == Create(1, 1)
     assert "a-0 has ended" in move(see(child("a", "Failed"), pods=[pod("a")])).state
 
 
