@@ -92,7 +92,7 @@ class Cluster:
         """Raises `MissingInputError` without the PyTorchJob's definition, `AccessDeniedError` without a right."""
         group, version, plural = KINDS["PyTorchJob"]
         try:
-            served = self._call(self._custom.get_api_resources, group, version)["resources"]
+            served = self._call(f"{group}/{version}", self._custom.get_api_resources, group, version)["resources"]
         except MissingInputError:
             served = []
         if plural not in [resource["name"] for resource in served]:
@@ -118,12 +118,12 @@ class Cluster:
         name, _, subresource = resource.partition("/")
         asked = {"group": group, "resource": name, "subresource": subresource, "verb": verb}
         body = {"spec": {"resourceAttributes": {**asked, "namespace": self.namespace}}}
-        authorization = kubernetes.client.AuthorizationV1Api(self._api)
-        return bool(self._call(authorization.create_self_subject_access_review, body)["status"]["allowed"])
+        review = kubernetes.client.AuthorizationV1Api(self._api).create_self_subject_access_review
+        return bool(self._call("SelfSubjectAccessReview", review, body)["status"]["allowed"])
 
     def plan(self, name: str) -> Plan:
         """The plan. Raises `MissingInputError` when it is gone: the release was upgraded or uninstalled."""
-        found = self._call(self._core.read_namespaced_config_map, name, self.namespace)
+        found = self._call(f"ConfigMap {name}", self._core.read_namespaced_config_map, name, self.namespace)
         meta = found["metadata"]
         fullname = (meta.get("annotations") or {}).get("medvl.io/fullname")
         if not fullname:
@@ -135,19 +135,22 @@ class Cluster:
         """Jobs and PyTorchJobs with these labels."""
         found = []
         for kind in KINDS:
-            listed = self._call(self._custom.list_namespaced_custom_object, *self._place(kind), label_selector=selector)
+            place = self._place(kind)
+            listed = self._call(f"{kind}s", self._custom.list_namespaced_custom_object, *place, label_selector=selector)
             found += [{**item, "kind": kind} for item in listed.get("items") or []]  # an item does not say what it is
         return found
 
     def pods(self, selector: str) -> list[Json]:
         """Pods with these labels."""
-        listed = self._call(self._core.list_namespaced_pod, self.namespace, label_selector=selector)
+        listed = self._call("Pods", self._core.list_namespaced_pod, self.namespace, label_selector=selector)
         return list(listed.get("items") or [])
 
     def create(self, manifest: Manifest, *, dry_run: bool = False) -> None:
         """Create a child, or let the API server and its webhooks judge it. Raises `ConflictError` when it is there."""
         words = {"dry_run": "All"} if dry_run else {}
-        self._call(self._custom.create_namespaced_custom_object, *self._place(manifest["kind"]), manifest, **words)
+        what = f"{manifest['kind']} {manifest['metadata']['name']}"
+        place = self._place(manifest["kind"])
+        self._call(what, self._custom.create_namespaced_custom_object, *place, manifest, **words)
 
     def give_up(self, child: Json, why: Json) -> None:
         """Let a child's own controller end it, which frees its GPUs, and note why: the object stays to be read.
@@ -158,15 +161,16 @@ class Cluster:
         spec = over if child["kind"] == "Job" else {"runPolicy": over}
         body = {"metadata": {"annotations": {GAVE_UP: json.dumps(why)}}, "spec": spec}
         place = (*self._place(child["kind"]), child["metadata"]["name"])
-        self._call(self._custom.patch_namespaced_custom_object, *place, body)
+        self._call(f"{child['kind']} {place[-1]}", self._custom.patch_namespaced_custom_object, *place, body)
 
     def tail(self, pod: Json, lines: int = 20) -> str:
-        """The last lines of a pod's log; why there are none, when it cannot be had any more."""
-        name = pod["metadata"]["name"]
-        try:
-            words = {"tail_lines": lines, "_request_timeout": TIMEOUT_SECONDS}
-            return str(self._core.read_namespaced_pod_log(name, self.namespace, **words))
-        except (ApiException, urllib3.exceptions.HTTPError) as error:
+        """The last lines of the main container's log; why there are none, when it cannot be had any more."""
+        name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
+        words = {"container": container, "tail_lines": lines, "_request_timeout": TIMEOUT_SECONDS}
+        try:  # as bytes: the client fails on a log that is not UTF-8
+            answer = self._core.read_namespaced_pod_log(name, self.namespace, **words, _preload_content=False)
+            return str(answer.data.decode("utf-8", "replace"))
+        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             return f"(the log of {name} cannot be read: {_message(error)})"
 
     # ------------------------------------------------------------------------------------------------------- events
@@ -174,7 +178,8 @@ class Cluster:
     def warning(self, child: Json) -> str | None:
         """The newest warning about an object, such as why its pods are refused."""
         about = f"involvedObject.uid={child['metadata']['uid']},type=Warning"
-        found = self._call(self._core.list_namespaced_event, self.namespace, field_selector=about).get("items") or []
+        listed = self._call("Events", self._core.list_namespaced_event, self.namespace, field_selector=about)
+        found = listed.get("items") or []
         newest = max(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
         return f"{newest.get('reason')}: {newest.get('message')}" if newest else None
 
@@ -194,7 +199,7 @@ class Cluster:
             "count": 1,
         }
         try:
-            self._call(self._core.create_namespaced_event, self.namespace, body)
+            self._call(f"Event {reason}", self._core.create_namespaced_event, self.namespace, body)
         except MedvlError as error:
             log.warning("the event %s could not be written: %s", reason, error.what)
 
@@ -203,15 +208,17 @@ class Cluster:
     def read_lease(self, name: str) -> Json | None:
         """The Lease, or none."""
         try:
-            return self._call(self._leases.read_namespaced_lease, name, self.namespace)
+            return self._call(f"Lease {name}", self._leases.read_namespaced_lease, name, self.namespace)
         except MissingInputError:
             return None
 
     def write_lease(self, lease: Json) -> Json:
         """Create or replace it; the API refuses a version that is not the newest with `ConflictError`."""
+        name = lease["metadata"]["name"]
         if "resourceVersion" in lease["metadata"]:
-            return self._call(self._leases.replace_namespaced_lease, lease["metadata"]["name"], self.namespace, lease)
-        return self._call(self._leases.create_namespaced_lease, self.namespace, lease)
+            replace = self._leases.replace_namespaced_lease
+            return self._call(f"Lease {name}", replace, name, self.namespace, lease)
+        return self._call(f"Lease {name}", self._leases.create_namespaced_lease, self.namespace, lease)
 
     # ------------------------------------------------------------------------------------------------------ changes
 
@@ -231,9 +238,9 @@ class Cluster:
         group, version, plural = KINDS[kind]
         return group, version, self.namespace, plural
 
-    def _call(self, function: Callable[..., Any], *words: Any, **named: Any) -> Json:
-        """The API's answer as JSON; what the client raises becomes a `MedvlError`."""
-        where = f"{function.__name__.replace('_', ' ')}, namespace {self.namespace}"
+    def _call(self, what: str, function: Callable[..., Any], *words: Any, **named: Any) -> Json:
+        """The API's answer about ``what``, as JSON; what the client raises becomes a `MedvlError`."""
+        where = f"{what}, namespace {self.namespace}"
         try:
             answer = function(*words, **named, _request_timeout=TIMEOUT_SECONDS)
         except ApiException as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -77,6 +77,7 @@ class LastWords:
     reason: str
     remedy: str = ""
     finished_at: str = ""
+    pod: str = ""
 
     @property
     def permanent(self) -> bool:
@@ -85,9 +86,12 @@ class LastWords:
 
 
 def last_words(pods: list[Json]) -> LastWords | None:
-    """Of all containers of all pods that have ended badly, what the last one said; none when none has."""
+    """Of all containers of all pods that have ended badly, what the last one said; none when none has.
+
+    Before all others one to whom trying again is of no use: the rest often fail because it has.
+    """
     found = [words for pod in pods for words in _terminations(pod)]
-    return max(found, key=lambda words: words.finished_at, default=None)
+    return max(found, key=lambda words: (words.permanent, words.finished_at), default=None)
 
 
 def _terminations(pod: Json) -> Iterator[LastWords]:
@@ -95,7 +99,7 @@ def _terminations(pod: Json) -> Iterator[LastWords]:
         for state in ("state", "lastState"):
             ended = (container.get(state) or {}).get("terminated")
             if ended and ended["exitCode"] != 0:
-                yield _words(ended)
+                yield replace(_words(ended), pod=pod["metadata"]["name"])
                 break
 
 
@@ -104,7 +108,7 @@ def _words(ended: Json) -> LastWords:
     finished = str(ended.get("finishedAt") or "")
     try:
         said = json.loads(text.splitlines()[-1]) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     if isinstance(said, dict) and "reason" in said:
         where = f" ({said['where']})" if said.get("where") else ""
@@ -141,29 +145,31 @@ _IN_ORDER = {"ContainerCreating", "PodInitializing", "CrashLoopBackOff"}
 
 def trouble(pod: Json) -> Trouble | None:
     """What keeps a pod from running, if anything does."""
-    if (pod.get("status") or {}).get("phase") not in ("Pending", None):
+    if not alive(pod):
         return None
     for container in _containers(pod):
-        waiting = (container.get("state") or {}).get("waiting")
-        if waiting and waiting.get("reason") not in _IN_ORDER:
-            return Trouble(waiting["reason"], waiting.get("message", ""), waiting["reason"] in _STUCK)
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason")
+        if reason and reason not in _IN_ORDER:
+            return Trouble(reason, waiting.get("message", ""), reason in _STUCK)
     for condition in (pod.get("status") or {}).get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return Trouble(condition.get("reason", "Unschedulable"), condition.get("message", ""), stuck=False)
     return None
 
 
-def seconds_on_node(pod: Json, now: datetime) -> float:
-    """Seconds since a pod has got its node; what it waited for one before does not count. 0 without a node."""
-    for condition in (pod.get("status") or {}).get("conditions") or []:
-        if (
-            condition["type"] == "PodScheduled"
-            and condition["status"] == "True"
-            and condition.get("lastTransitionTime")
-        ):
-            since = datetime.fromisoformat(condition["lastTransitionTime"].replace("Z", "+00:00"))
-            return (now - since).total_seconds()
-    return 0.0
+def seconds_ready_to_start(pod: Json, now: datetime) -> float:
+    """Seconds since nothing is in the way of a pod's containers: it has its node, and its init containers are done.
+
+    0 for one that still waits for that: hours in a queue, or 60 GB that are fetched first, are no fault.
+    """
+    status = pod.get("status") or {}
+    conditions = status.get("conditions") or []
+    bound = [c.get("lastTransitionTime") for c in conditions if c["type"] == "PodScheduled" and c["status"] == "True"]
+    ended = [(each.get("state") or {}).get("terminated") or {} for each in status.get("initContainerStatuses") or []]
+    since = [*bound, *(each["finishedAt"] for each in ended if each.get("finishedAt"))]
+    times = [datetime.fromisoformat(each.replace("Z", "+00:00")) for each in since if each]
+    return (now - max(times)).total_seconds() if times else 0.0
 
 
 def alive(pod: Json) -> bool:

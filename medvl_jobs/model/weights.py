@@ -5,7 +5,9 @@ No torch: the pod that fills a cache has none.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -66,7 +68,7 @@ def place(model: ModelSettings) -> tuple[str, str | None]:
         remedy = "set model.cache to a directory with room for it, and fill it with 'medvl model'"
         raise SettingsError("a base model in a bucket is loaded from a cache", where=model.path, remedy=remedy)
     folder = _folder(model)
-    if not (folder / _COMPLETE).is_file():
+    if not _is_complete(folder):
         remedy = "fill the cache first: medvl model"
         raise MissingInputError(f"the base model {model.path} is not in the cache", where=str(folder), remedy=remedy)
     return str(folder), None
@@ -83,18 +85,34 @@ def fill(model: ModelSettings, storage: StorageSettings) -> str:
     if model.cache is None:
         raise SettingsError("there is no cache to fill", where="model.cache", remedy="set it to a directory")
     folder = _folder(model)
-    with os_errors(model.cache), _alone(folder):
-        if (folder / _COMPLETE).is_file():
+    with os_errors(model.cache):
+        if _is_complete(folder):
             log.info("%s is in the cache: %s", model.path, folder)
             return str(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if in_bucket(model.path):
-            _from_bucket(model, storage, folder)
-        else:
-            _from_hub(model, folder)
-        (folder / _COMPLETE).write_text(f"{model.fingerprint}\n", encoding="utf-8")
+        with _alone(folder):
+            if not _is_complete(folder):
+                _fetch(model, storage, folder)
     log.info("%s is in the cache now: %s", model.path, folder)
     return str(folder)
+
+
+def _fetch(model: ModelSettings, storage: StorageSettings, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if in_bucket(model.path):
+        _from_bucket(model, storage, folder)
+    else:
+        _from_hub(model, folder)
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name.endswith(LOADED)}
+    (folder / _COMPLETE).write_text(json.dumps(sizes), encoding="utf-8")
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the marker is there, and all files that it names."""
+    try:
+        sizes = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
 
 
 def _folder(model: ModelSettings) -> Path:
@@ -108,7 +126,12 @@ def _folder(model: ModelSettings) -> Path:
 def _alone(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+            log.warning("this volume knows no locks (%s): let only one pod fill it", error.strerror)
         yield
 
 
@@ -126,6 +149,10 @@ def _from_bucket(model: ModelSettings, storage: StorageSettings, folder: Path) -
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         # Under its own name only when it is whole: `Storage.download` sees to that.
         list(pool.map(lambda name: source.download(name, folder / name), left))
+    if fingerprint_of(bucket_files(model.path, storage)[1]) != fingerprint_of(files):
+        shutil.rmtree(folder)
+        what = "the base model in the bucket was written to while it was fetched"
+        raise TryAgainError(what, where=model.path, remedy="start again when nobody writes to it")
 
 
 def fingerprint_of(files: dict[str, ObjectStat]) -> str:

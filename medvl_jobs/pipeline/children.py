@@ -46,8 +46,7 @@ class Templates:
         manifests = {}
         for name in sorted({*words, "model"}):
             if f"{name}.yaml" in plan.data:
-                manifests[name] = yaml.safe_load(plan.data[f"{name}.yaml"])
-                schema.check(manifests[name], where=f"{name}.yaml in ConfigMap {plan.name}")
+                manifests[name] = _read(plan, f"{name}.yaml")
         return cls(plan, manifests, settings)
 
     def output(self, stage: Stage) -> str:
@@ -103,6 +102,18 @@ class Templates:
             "MEDVL_EVAL__ADAPTER_FINGERPRINT": settings.eval.adapter_fingerprint,
         }
         return [{"name": name, "value": value} for name, value in found.items() if value is not None]
+
+
+def _read(plan: Plan, file: str) -> Manifest:
+    where = f"{file} in ConfigMap {plan.name}"
+    try:
+        manifest = yaml.safe_load(plan.data[file])
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the manifest is no YAML: {error}", where=where) from error
+    if not isinstance(manifest, dict):
+        raise SettingsError("the manifest is no mapping", where=where)
+    schema.check(manifest, where)
+    return manifest
 
 
 def _pod_templates(manifest: Manifest) -> Iterator[dict[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from medvl_jobs.cluster.status import (
     Json,
+    LastWords,
     Phase,
     alive,
     failure_of,
@@ -15,7 +16,7 @@ from medvl_jobs.cluster.status import (
     last_words,
     owners,
     phase,
-    seconds_on_node,
+    seconds_ready_to_start,
     trouble,
 )
 from medvl_jobs.errors import GaveUpError, MedvlError, SchemaMismatchError, error_class
@@ -75,8 +76,8 @@ class Fail:
     """The stage has failed for good."""
 
     error: MedvlError
-    pods: Sequence[Json] = field(default=())
-    """Whose logs say more."""
+    pod: Json | None = None
+    """Whose log says more."""
     give_up: Json | None = None
     """The child to end, if it would go on trying for ever."""
 
@@ -103,7 +104,7 @@ def _under_way(stage: Stage, child: Json, pods: list[Json], seen: Seen, settings
     if words and words.permanent and child["kind"] == "PyTorchJob":
         # A Job has a pod failure policy; the training operator would start the container again and again.
         error = error_class(words.exit_code)(f"{stage.name} failed: {words.reason}", where=name, remedy=words.remedy)
-        return Fail(error, pods, give_up=child)
+        return Fail(error, _speaker(words, pods), give_up=child)
     if hindered := _hindered(stage, child, pods, seen, settings):
         return hindered
     if phase(child) is Phase.QUEUED:
@@ -119,7 +120,7 @@ def _hindered(stage: Stage, child: Json, pods: list[Json], seen: Seen, settings:
     for pod in pods:
         if hindrance := trouble(pod):
             name = pod["metadata"]["name"]
-            if hindrance.stuck and seconds_on_node(pod, seen.now) > settings.give_up_after_seconds:
+            if hindrance.stuck and seconds_ready_to_start(pod, seen.now) > settings.give_up_after_seconds:
                 return _cannot_start(stage, child, name, str(hindrance))
             return Wait(f"waits: {hindrance}", name)
     if seen.podless_seconds > settings.give_up_after_seconds:
@@ -143,16 +144,24 @@ def _after_the_end(stage: Stage, newest: Json, pods: list[Json], settings: Clust
         before = "what an earlier generation made is gone" if succeeded else f"an earlier generation failed: {reason}"
         return Create(attempt, 1, before)
     if succeeded:
-        return Fail(_left_nothing(stage, newest), pods)
+        return Fail(_left_nothing(stage, newest), _speaker(None, pods))
     where = newest["metadata"]["name"]
     kind = error_class(code) if code is not None else MedvlError
     if noted or kind.permanent:
-        return Fail(kind(f"{stage.name} failed: {reason}", where=where, remedy=remedy), pods)
+        what = reason if noted else f"{stage.name} failed: {reason}"
+        return Fail(kind(what, where=where, remedy=remedy), _speaker(words, pods))
     if tried > settings.attempts:
         what = f"{stage.name} failed in {quantity(settings.attempts, 'attempt')}, at last: {reason}"
         again = "then 'helm upgrade' with attempt raised by one"
-        return Fail(GaveUpError(what, where=where, remedy=f"{remedy}; {again}" if remedy else again), pods)
+        error = GaveUpError(what, where=where, remedy=f"{remedy}; {again}" if remedy else again)
+        return Fail(error, _speaker(words, pods))
     return Create(attempt, tried, reason)
+
+
+def _speaker(words: LastWords | None, pods: Sequence[Json]) -> Json | None:
+    """The pod that the words are from, else the last one."""
+    named = [pod for pod in pods if words and pod["metadata"]["name"] == words.pod]
+    return [*pods, *named][-1] if pods else None
 
 
 def _number(child: Json, label: str) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import time
 from enum import StrEnum
 from pathlib import Path
 
 import yaml
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.errors import TryAgainError
 from medvl_jobs.pipeline import local
 from medvl_jobs.pipeline.pin import pin
 from medvl_jobs.pipeline.plan import Step, as_json, plan, show
@@ -38,14 +40,30 @@ def run(
 ) -> str | None:
     """Bring a run to its report; returns the key of the report's page, or ``None`` for a dry run.
 
-    Raises what the checks before it raise: on a cluster the API, the rights and the store are tried first.
+    On a cluster the API, the rights, the store and every manifest are tried first, and what fails for a while is tried
+    again for ``cluster.give_up_after_seconds``. Raises what those checks raise, and what ends a stage for good.
     """
+    if executor is Executor.LOCAL or dry_run:
+        return _run(settings, storage, executor, dry_run)
+    started, pause = time.monotonic(), 1.0
+    while True:
+        try:
+            return _run(settings, storage, executor, dry_run)
+        except TryAgainError as trouble:
+            if time.monotonic() + pause - started > settings.cluster.give_up_after_seconds:
+                raise
+            log.warning("%s; starting again in %g s", trouble, pause)
+            time.sleep(pause)
+            pause *= 2
+
+
+def _run(settings: RunSettings, storage: Storage, executor: Executor, dry_run: bool) -> str | None:
+    on_cluster = None
     if executor is Executor.CLUSTER:
         # Here and not above: on a laptop the client of Kubernetes need not be there.
-        from medvl_jobs.pipeline import cluster  # noqa: PLC0415
-        from medvl_jobs.pipeline.children import Templates  # noqa: PLC0415
+        from medvl_jobs.pipeline.cluster import ClusterExecutor  # noqa: PLC0415
 
-        api, planned = cluster.connect(settings)
+        on_cluster = ClusterExecutor(settings.cluster)
         probe(storage)
     pinned = pin(settings, storage)
     keys = stage_keys(pinned)
@@ -55,15 +73,14 @@ def run(
 
     steps = plan(stages(pinned, keys), finished)
     print(show(steps), flush=True)
-    if executor is Executor.CLUSTER:
-        templates = Templates.of(planned, pinned)
-        cluster.rehearse(steps, templates, api)
+    if on_cluster:
+        on_cluster.rehearse(steps, pinned)
     if dry_run:
         return None
     _record(storage, pinned, keys, steps)
     seconds = {}
-    if executor is Executor.CLUSTER:
-        cluster.execute(steps, templates, storage, api)
+    if on_cluster:
+        on_cluster.execute(steps, pinned, storage)
     else:
         seconds = _execute_here(steps, pinned)
     latest = {"key": keys.report, "report": layout.report_file(pinned.name, keys.report, "index.html")}

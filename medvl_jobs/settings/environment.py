@@ -88,7 +88,8 @@ class Topology:
 
 def read_topology() -> Topology:
     """Read what torchrun or the training operator has set; alone, it is one process of one. Raises `SettingsError`."""
-    rank, size = os.environ.get("LOCAL_RANK"), _whole("WORLD_SIZE", 1)
+    rank = _whole("LOCAL_RANK", 0) if "LOCAL_RANK" in os.environ else None
+    size = _whole("WORLD_SIZE", 1)
     processes, machines = _whole("PET_NPROC_PER_NODE", 1), _whole("PET_NNODES", 1)
     if rank is None and size != 1 and size != processes * machines:
         raise SettingsError(
@@ -100,7 +101,7 @@ def read_topology() -> Topology:
         processes=processes,
         machines=machines,
         machine=_whole("PET_NODE_RANK", 0),
-        local_rank=None if rank is None else int(rank),
+        local_rank=rank,
         master=(os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "23456")),
     )
 

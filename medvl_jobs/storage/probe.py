@@ -16,8 +16,8 @@ def probe(storage: Storage) -> None:
     other's results.
     """
     key = layout.probe(uuid.uuid4().hex)
+    storage.write_bytes(key, b"first", if_absent=True)
     try:
-        storage.write_bytes(key, b"first", if_absent=True)
         second = storage.write_bytes(key, b"second", if_absent=True)
         if second or storage.read_bytes(key) != b"first" or list(storage.list_keys(key)) != [key]:
             raise SchemaMismatchError(

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.errors import PreemptedError
+from medvl_jobs.errors import PERMANENT, PreemptedError
 from medvl_jobs.processes import die_with_parent, shell_code
 from medvl_jobs.settings.environment import Topology
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 30.0
 """How long the others may go on when one process has failed: without it they wait for it in a collective."""
 POLL_SECONDS = 0.2
+SETTLE_SECONDS = 1.0
+"""Several fail at the same moment, one of them with the reason and the others because of it."""
 
 
 def launch(words: Sequence[str], topology: Topology, termination_log: Path) -> int:
@@ -46,18 +48,19 @@ def launch(words: Sequence[str], topology: Topology, termination_log: Path) -> i
         code, rank = children.wait()
         said = logs[rank].read_bytes()
         if said and (termination_log.exists() or termination_log.parent != Path("/dev")):
-            termination_log.write_bytes(said)
+            with suppress(OSError):  # it must not take the place of the exit code
+                termination_log.write_bytes(said)
     return code
 
 
 class _Children:
     def __init__(self, words: Sequence[str], topology: Topology, logs: Sequence[Path]) -> None:
         self.stopped = False
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._previous = signal.signal(signal.SIGTERM, self._stop)
         log.info(
             "starting %d processes, on machine %d of %d", topology.processes, topology.machine + 1, topology.machines
         )
-        self.processes: list[subprocess.Popen[bytes]] = []
         for rank, log_file in enumerate(logs):
             own = {**topology.of_process(rank), "MEDVL_TERMINATION_LOG": str(log_file)}
             process = subprocess.Popen(
@@ -80,7 +83,10 @@ class _Children:
         try:
             while any(process.poll() is None for process in self.processes):
                 time.sleep(POLL_SECONDS)
-                if failed is None and (failed := self._first_failure()):
+                if failed is None and self._first_failure():
+                    time.sleep(SETTLE_SECONDS)
+                    failed = self._first_failure()
+                    assert failed is not None
                     log.error("process %d of this pod ended with %d, ending the others", failed[1], failed[0])
                     deadline = time.monotonic() + GRACE_SECONDS
                     self._end(signal.SIGTERM)
@@ -92,12 +98,11 @@ class _Children:
         return failed or self._first_failure() or self._last()
 
     def _first_failure(self) -> tuple[int, int] | None:
-        """A process that has failed on its own, not because it was told to stop."""
-        for rank, process in enumerate(self.processes):
-            code = process.poll()
-            if code not in (None, 0) and not (self.stopped and shell_code(code) == PreemptedError.exit_code):
-                return shell_code(code), rank
-        return None
+        """Of those that have failed on their own, not because they were told to stop, the one that tells most."""
+        codes = [(shell_code(process.poll() or 0), rank) for rank, process in enumerate(self.processes)]
+        stopped = {0, PreemptedError.exit_code} if self.stopped else {0}
+        failed = [(code, rank) for code, rank in codes if code not in stopped]
+        return min(failed, key=lambda each: (each[0] not in PERMANENT, each[1]), default=None)
 
     def _last(self) -> tuple[int, int]:
         """What they all end with: 0, or 143 after a stop."""

@@ -176,6 +176,21 @@ def test_two_releases_of_one_run_take_turns(
     assert made == [stage for stage in STAGES if stage.startswith(("eval", "report"))]
 
 
+def test_two_runs_that_share_a_stage_make_it_once(
+    cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
+) -> None:
+    prefix = copied("runs/", "predictions/")
+    one = Release(cluster, inputs, name="one", prefix=prefix)
+    two = Release(cluster, inputs, name="two", prefix=prefix)
+    one.install()
+    two.install({"run": {"name": "another"}})
+    for release in (one, two):
+        release.finish()
+    evaluated = [stage for release in (one, two) for stage in release.stages() if stage.startswith("eval")]
+    assert sorted(evaluated) == ["eval-base", "eval-tuned", "eval-tuned-shuffled"]
+    assert all("report" in release.stages() for release in (one, two)), "a report is each run's own"
+
+
 def test_kubectl_get_shows_what_a_person_asks_for(finished: Release) -> None:
     """The commands of docs/operations.md, as they stand there."""
     labels = f"app.kubernetes.io/instance={finished.name}"

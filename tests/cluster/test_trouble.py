@@ -268,6 +268,32 @@ def test_an_api_server_that_stumbles(release: Release, copied: Callable[..., str
     assert release.stages() == ["eval-base", "eval-tuned", "eval-tuned-shuffled", "report"]
 
 
+def test_a_refusal_that_passes_and_a_renewal_whose_answer_is_lost(release: Release, copied: Callable[..., str]) -> None:
+    release.prefix = release.values["storage"]["prefix"] = copied("runs/", "predictions/")
+    cluster = release.cluster
+    release.install({"coordinator": {"extraEnv": [{"name": "MEDVL_CLUSTER__LEASE_SECONDS", "value": "3"}]}})
+    release.wait_for_child("eval-tuned")
+    cluster.fail_next(1, "GET", "/pods", status=403)  # a server that has just started
+    cluster.fail_next(1, "PUT", "/leases", status=None, when="after")
+    said = release.finish()
+    assert "Kubernetes refuses" in said
+    assert "looking again in" in said
+    assert len(cluster.all("pod", f"job-name={release.coordinator}")) == 1
+
+
+def test_a_log_that_is_no_text(release: Release, copied: Callable[..., str]) -> None:
+    release.prefix = release.values["storage"]["prefix"] = copied("runs/")
+    cluster = release.cluster
+    release.install({"report": {"backoffLimit": 0}, "coordinator": {"attempts": 1}})
+    report = release.wait_for_child("report")
+    (pod,) = cluster.wait("its pod", lambda: cluster.names("pod", f"job-name={report['metadata']['name']}"))
+    with cluster.launcher.log_file(cluster.get("pod", pod)["metadata"]["uid"], "medvl", 0).open("ab") as log:
+        log.write(b"\xff\xfe\n")
+    cluster.kill(pod)
+    release.fail()
+    assert last_words(release)["exit_code"] == 69
+
+
 def test_a_store_that_is_full(cluster: Cluster, inputs: seaweedfs.SeaweedFS, tmp_path: Path) -> None:
     with seaweedfs.running(megabytes=56) as small:
         upload_inputs(small, build_sample_of(inputs, tmp_path))

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from medvl_jobs.cluster.schema import check
-from medvl_jobs.cluster.status import GAVE_UP, Phase, failure_of, last_words, phase, trouble
+from medvl_jobs.cluster.status import (
+    GAVE_UP,
+    Phase,
+    failure_of,
+    last_words,
+    phase,
+    seconds_ready_to_start,
+    trouble,
+)
 from medvl_jobs.errors import SettingsError
 
 
@@ -48,8 +57,15 @@ def ended(code: int, message: str = "", reason: str = "Error", at: str = "2026-0
     return {"terminated": {"exitCode": code, "message": message, "reason": reason, "finishedAt": at}}
 
 
-def pod(*states: dict[str, Any], init: tuple[dict[str, Any], ...] = (), phase: str = "Failed") -> dict[str, Any]:
-    return {"status": {"phase": phase, "containerStatuses": list(states), "initContainerStatuses": list(init)}}
+def pod(
+    *states: dict[str, Any],
+    init: tuple[dict[str, Any], ...] = (),
+    phase: str = "Failed",
+    name: str = "p",
+    **status: Any,
+) -> dict[str, Any]:
+    containers = {"containerStatuses": list(states), "initContainerStatuses": list(init)}
+    return {"metadata": {"name": name}, "status": {"phase": phase, **containers, **status}}
 
 
 def test_last_words_are_the_jobs_own() -> None:
@@ -88,6 +104,29 @@ def test_the_last_to_end_has_the_last_word() -> None:
     assert words.exit_code == 143
 
 
+def test_the_one_that_cannot_be_cured_has_the_word_before_all_others() -> None:
+    bad, crashed = {"state": ended(65, "bad rows")}, {"state": ended(70, "a peer is gone", at="2026-01-01T00:00:09Z")}
+    words = last_words([pod(bad, name="worker-1"), pod(crashed, name="master-0")])
+    assert words is not None
+    assert (words.exit_code, words.pod) == (65, "worker-1")
+
+
+def test_words_that_no_program_of_ours_wrote() -> None:
+    words = last_words([pod({"state": ended(1, "[" * 4000)})])
+    assert words is not None
+    assert words.exit_code == 1
+
+
+def test_a_pod_is_ready_to_start_when_it_has_its_node_and_its_weights() -> None:
+    bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    fetched = {"state": {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T01:00:00Z"}}}
+    now = datetime(2026, 1, 1, 1, 0, 30, tzinfo=UTC)
+    assert seconds_ready_to_start(pod(conditions=[bound]), now) == 3630
+    assert seconds_ready_to_start(pod(init=(fetched,), conditions=[bound]), now) == 30
+    assert seconds_ready_to_start(pod(conditions=[{**bound, "status": "False"}]), now) == 0
+    assert seconds_ready_to_start({"status": None}, now) == 0
+
+
 @pytest.mark.parametrize(
     ("waiting", "stuck"),
     [("ImagePullBackOff", True), ("CreateContainerConfigError", True), ("InvalidImageName", True), ("Strange", False)],
@@ -104,6 +143,7 @@ def test_no_trouble_in_the_order_of_things() -> None:
         assert trouble(pod({"state": {"waiting": {"reason": reason}}}, phase="Pending")) is None
     assert trouble(pod({"state": {"running": {}}}, phase="Running")) is None
     assert trouble({"status": {}}) is None
+    assert trouble(pod({"state": {"waiting": {"message": "no reason is given"}}}, phase="Pending")) is None
 
 
 def test_no_room_is_no_reason_to_give_up() -> None:

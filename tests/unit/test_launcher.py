@@ -126,6 +126,13 @@ def test_the_code_and_the_words_are_those_of_the_first_to_fail(tmp_path: Path) -
     assert said(tmp_path) == "rank 1 says 65"
 
 
+def test_of_several_that_fail_at_once_the_one_that_cannot_be_cured_is_told(tmp_path: Path) -> None:
+    """The others often fail because it has, and a permanent code must not be tried again."""
+    launcher = start(tmp_path, "time.sleep(0 if rank == '1' else 0.04)\nsay(65 if rank == '1' else 70)")
+    assert launcher.wait(timeout=30) == 65
+    assert said(tmp_path) == "rank 1 says 65"
+
+
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     launcher = start(tmp_path, "if rank == '0': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)")
     assert launcher.wait(timeout=30) == 137
