@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,22 @@ def test_the_queue_has_four_gpus_and_a_flavor_that_exists() -> None:
     assert [r["name"] for r in quotas["resources"]] == group["coveredResources"]
     assert {"name": "nvidia.com/gpu", "nominalQuota": "4"} in quotas["resources"]
     assert local_queue["spec"]["clusterQueue"] == cluster_queue["metadata"]["name"]
+
+
+def test_the_deployers_token_is_its_own_and_does_not_end_by_itself() -> None:
+    account, secret = objects(ROOT / "k8s" / "deployer.yaml")[:2]
+    assert secret["type"] == "kubernetes.io/service-account-token"
+    assert secret["metadata"]["annotations"] == {"kubernetes.io/service-account.name": account["metadata"]["name"]}
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    assert f"get secret {secret['metadata']['name']}" in readme
+    assert f"delete secret\n{secret['metadata']['name']}" in readme
+
+
+def test_experiments_share_the_weights() -> None:
+    (claim,) = objects(ROOT / "k8s" / "model-claim.yaml")
+    for experiment in EXPERIMENTS:
+        (given,) = objects(experiment)
+        assert given["modelCache"]["pvc"]["existingClaim"] == claim["metadata"]["name"]
 
 
 def test_the_deployer_may_install_what_the_chart_makes() -> None:
@@ -261,10 +278,98 @@ def test_the_matrix_of_ci_is_of_targets() -> None:
     assert all(f"\n{target}:" in makefile for target in jobs["test"]["strategy"]["matrix"]["target"])
 
 
+def test_cpu_images_have_torch_for_cpus() -> None:
+    """Without PyTorch's own index, pip takes torch for CUDA."""
+    index = "https://download.pytorch.org/whl/cpu"
+    for path in [*WORKFLOWS, ROOT / "k8s" / "README.md"]:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("ACCELERATOR=cpu") == text.count("ACCELERATOR=cpu --build-arg PIP_EXTRA_INDEX_URL\n")
+        assert "ACCELERATOR=cpu" not in text or index in text
+        for default in re.findall(r"\$\{\{ vars\.PIP_EXTRA_INDEX_URL(.*?)\}\}", text):
+            assert default.strip() == f"|| '{index}'"
+
+
+def run_shell(script: str, folder: Path, /, **given: str) -> subprocess.CompletedProcess[str]:
+    """As GitHub's ``shell: bash``; of what is given, names in capitals are variables, the others programs."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, text in given.items():
+        if name.islower():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "example/medvl"}
+    environment |= {name: text for name, text in given.items() if name.isupper()}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def step(workflow: str, job: str) -> str:
+    """The last script of a job."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))["jobs"]
+    return str(next(step["run"] for step in reversed(jobs[job]["steps"]) if "run" in step))
+
+
+GH = """#!/bin/sh
+case "$*" in *--jq*) cat said ;; *) echo "$*" >> calls ;; esac
+"""
+"""A ``gh`` that answers a query with the file ``said``, and notes every other call."""
+
+
+@pytest.mark.parametrize(
+    ("earlier", "plan", "call"),
+    [
+        ("", None, None),
+        ("", "a plan\n", "api repos/example/medvl/issues/7/comments --field body=@body.md"),
+        ("41\n42\n", "a plan\n", "api --method PATCH repos/example/medvl/issues/comments/41 --field body=@body.md"),
+        ("41\n", None, "api --method PATCH repos/example/medvl/issues/comments/41 --field body=@body.md"),
+    ],
+    ids=["nothing to say", "first", "again", "taken back"],
+)
+def test_the_plan_has_one_comment(tmp_path: Path, earlier: str, plan: str | None, call: str | None) -> None:
+    (tmp_path / "said").write_text(earlier)
+    if plan:
+        (tmp_path / "comment.md").write_text(plan)
+    done = run_shell(step("ci.yaml", "comment"), tmp_path, gh=GH, NUMBER="7")
+    assert done.returncode == 0, done.stderr
+    calls = tmp_path / "calls"
+    assert (calls.read_text().splitlines() if calls.exists() else []) == ([call] if call else [])
+    if call:
+        said = plan or "No experiment changes.\n"
+        assert (tmp_path / "body.md").read_text() == f"<!-- medvl plan -->\n{said}"
+
+
+def test_the_plan_and_its_key_are_for_changed_experiments_only() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["plan"]["if"] == "needs.changed.outputs.experiments != '[]'"
+    assert [name for name, job in jobs.items() if "environment" in job] == ["plan"]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is on GitHub's runners")
+@pytest.mark.parametrize("posted", [False, True])
+def test_a_report_is_posted_once(tmp_path: Path, posted: bool) -> None:
+    """Also when what follows the mark is more than a pipe takes."""
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_text('{"key": "1a2b"}')
+    (tmp_path / "report" / "report.md").write_text("# Report\n")
+    (tmp_path / "report" / "gates.txt").write_text("MISSED facts_f1\n")
+    (tmp_path / "report" / "exit-code").write_text("65\n")
+    mark = "<!-- medvl one 1a2b -->\n"
+    (tmp_path / "said").write_text((mark if posted else "") + "a long report\n" * 100_000)
+    git = "#!/bin/sh\necho c0ffee\n"
+    done = run_shell(step("collect.yaml", "judge"), tmp_path, gh=GH, git=git, NAME="one", ASKED="false")
+    assert done.returncode == (0 if posted else 65), done.stderr
+    assert (tmp_path / "calls").exists() is not posted
+
+
 def test_the_key_of_the_dev_store_is_that_of_the_workflow() -> None:
     secret = objects(ROOT / "k8s" / "dev-store.yaml")[0]["stringData"]
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "e2e-kind.yaml").read_text(encoding="utf-8"))
-    assert secret.items() <= workflow["jobs"]["e2e"]["env"].items()
+    there = workflow["jobs"]["e2e"]["env"]
+    assert secret.items() <= there.items()
+    by_hand = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    for name in there:
+        if name.startswith("AWS_") and name != "AWS_ENDPOINT_URL":
+            assert f"{name}={there[name]}" in by_hand
 
 
 def test_everybody_installs_the_same_operator() -> None:
@@ -316,7 +421,38 @@ def test_a_certificate_of_a_pod_is_none_of_a_runner() -> None:
 
 def test_no_plan_is_said_so() -> None:
     with pytest.raises(ValueError, match="no ConfigMap"):
-        run_settings.run_settings("kind: Job\n")
+        run_settings.run_settings("{kind: Job, metadata: {}}\n")
+    with pytest.raises(ValueError, match="no coordinator"):
+        run_settings.image("{kind: Job, metadata: {}}\n")
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.name)
+def test_an_experiment_is_asked_about_out_of_its_own_image(values: Path, tmp_path: Path) -> None:
+    """What would run and where the report is, says the code that the cluster has."""
+    here = tmp_path / "experiments"
+    here.mkdir()
+    (here / "one.yaml").write_bytes(values.read_bytes())
+    (tmp_path / "charts").symlink_to(ROOT / "charts")
+    (tmp_path / ".github").symlink_to(ROOT / ".github")
+    done = run_shell(
+        ".github/scripts/as_deployed.sh one collect --out report",
+        tmp_path,
+        docker='#!/bin/sh\nprintf "%s\\n" "$@"\nfor last; do :; done\ncat "$last" >&2\nexit 65\n',
+        helm=f'#!/bin/sh\nexec {helm()} "$@"\n',
+        python=f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        AWS_CA_BUNDLE="/etc/ca.crt",
+    )
+    given = yaml.safe_load(values.read_text(encoding="utf-8"))
+    words = done.stdout.splitlines()
+    at = words.index("collect")
+    tag = given["images"].get("prep", {}).get("tag", medvl_jobs.__version__)
+    assert words[at - 1] == f"{given['images']['registry']}/medvl-prep:{tag}"
+    assert words[at : at + 4] == ["collect", "--out", "report", "--config"]
+    assert "/etc/ca.crt:/etc/ca.crt:ro" in words
+    assert not any("SECRET" in word and "=" in word for word in words)  # by name alone: processes can be listed
+    assert yaml.safe_load(done.stderr)["name"] == given["run"]["name"]
+    assert done.returncode == 65
+    assert not list(tmp_path.glob("deployed-*"))
 
 
 def test_only_files_of_the_folder_itself_are_experiments() -> None:
