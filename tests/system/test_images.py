@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +53,9 @@ print(json.dumps({
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
     """All three, of the code as it is. Where they cannot be built this fails: nothing here is skipped."""
-    built = subprocess.run([ROOT / "images" / "build-cpu"], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHON": sys.executable}
+    build = ROOT / "images" / "build-cpu"
+    built = subprocess.run([build], capture_output=True, text=True, check=False, env=environment)
     assert built.returncode == 0, built.stdout + built.stderr
 
 

@@ -47,6 +47,14 @@ def test_every_installation_is_constrained() -> None:
     assert [words for words in installs if not any(lock in words for lock in locked)] == []
 
 
+def test_what_only_the_gpu_images_have_is_locked() -> None:
+    """flash-attn's build finds its tools in the constraints, and what it and DeepSpeed require is pinned there."""
+    constraints = (IMAGES / "constraints.txt").read_text(encoding="utf-8").lower()
+    (tools,) = re.findall(r"grep -E '\^\(([\w|]+)\)==' constraints.txt", DOCKERFILE)
+    required = {*tools.split("|"), "einops", "hjson", "msgpack", "py-cpuinfo", "cuda-bindings", "nvidia-nvjitlink"}
+    assert required - set(re.findall(r"^([\w-]+)==", constraints, re.MULTILINE)) == set()
+
+
 def test_the_build_sees_what_it_copies_and_no_more() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
