@@ -15,7 +15,7 @@ from rendering import CASES, CHART, HELM_MAJORS, KUBERNETES, Json, forget, pod_t
 import medvl_jobs
 from medvl_jobs.cluster import schema
 
-IMAGE_VOLUMES = "cache-image-values.yaml"
+IMAGE_VOLUMES, BEFORE_IMAGE_VOLUMES = "cache-image-values.yaml", ("1.30", "1.31", "1.32")
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem.removesuffix("-values"))
 
@@ -41,7 +41,7 @@ def test_both_helms_render_the_same_every_time(case: Path) -> None:
 @every_case
 def test_every_kubernetes_takes_everything(case: Path, tmp_path: Path) -> None:
     """The objects of the release, and what the coordinator makes of the manifests in the plan."""
-    supported = [version for version in KUBERNETES if not (case.name == IMAGE_VOLUMES and version == "1.30")]
+    supported = [each for each in KUBERNETES if not (case.name == IMAGE_VOLUMES and each in BEFORE_IMAGE_VOLUMES)]
     rendered = render(case)
     manifests = [*rendered.objects, *rendered.children(tmp_path)]
     for kubernetes in supported:
@@ -55,10 +55,12 @@ def test_every_kubernetes_takes_everything(case: Path, tmp_path: Path) -> None:
                 check(manifest, kubernetes)
 
 
-def test_image_volumes_came_with_1_31() -> None:
+@pytest.mark.parametrize("version", BEFORE_IMAGE_VOLUMES)
+def test_image_volumes_from_1_33(version: str) -> None:
+    """They are older, but only from there on does Pod Security ``restricted`` take them."""
     image = {"modelCache": {"type": "image", "image": {"reference": "registry/model:1"}}}
-    assert "Kubernetes v1.30.0 has no image volumes (1.31 and later): take another" in refusal(
-        image, kubernetes="1.30.0"
+    assert f"Kubernetes v{version}.0 is too old for image volumes (1.33 and later): take another" in refusal(
+        image, kubernetes=f"{version}.0"
     )
 
 

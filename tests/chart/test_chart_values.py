@@ -105,7 +105,7 @@ ALTERNATIVES: dict[str, Any] = {
     "eval.gpus": 0,
     **{f"{stage}.backoffLimit": 0 for stage in STAGES},
     **{f"{stage}.activeDeadlineSeconds": 60 for stage in STAGES},
-    **{f"{stage}.ttlSecondsAfterFinished": 0 for stage in STAGES if stage != "coordinator"},
+    **{f"{stage}.ttlSecondsAfterFinished": 300 for stage in STAGES if stage != "coordinator"},
     **{f"{stage}.terminationGracePeriodSeconds": 0 for stage in STAGES},
     **{f"{stage}.resources": {"requests": {"cpu": "7"}} for stage in STAGES},
     "networkPolicy.enabled": True,
@@ -211,6 +211,19 @@ def test_a_stage_adds_its_own_to_every_pods(stage: str) -> None:
     assert {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}} in spec["volumes"]
 
 
+def test_terms_of_an_affinity_are_replaced() -> None:
+    """Appended, ``nodeSelectorTerms`` would mean "or", and the stage could run where no pod may."""
+
+    def required(zone: str) -> Json:
+        terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]}]
+        return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+    spread = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    found = rendered({"pods": {"affinity": required("a") | spread}, "prep": {"affinity": required("b")}})
+    assert found.pod("prep")["spec"]["affinity"] == required("b") | spread
+    assert found.pod("report")["spec"]["affinity"] == required("a") | spread
+
+
 def test_every_stage_has_the_keys_of_every_pod_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     pods = schema["properties"]["pods"]["properties"]
@@ -257,6 +270,9 @@ def test_a_variable_of_the_values_replaces_the_charts() -> None:
         ({"gpu": {"count": 0}}, ["gpu", "count", "1"]),
         ({"gpu": {"count": "4"}}, ["gpu", "count", "integer", "string"]),
         ({"attempt": 0}, ["attempt", "1"]),
+        ({"prep": {"ttlSecondsAfterFinished": 0}}, ["prep", "ttlSecondsAfterFinished", "300"]),
+        ({"train": {"ttlSecondsAfterFinished": 299}}, ["train", "ttlSecondsAfterFinished", "300"]),
+        ({"report": {"ttlSecondsAfterFinished": 299}}, ["report", "ttlSecondsAfterFinished", "300"]),
         ({"train": {"backoffLimit": 1.5}}, ["train", "backoffLimit", "integer"]),
         ({"modelCache": {"type": "nfs"}}, ["modelCache", "type", "emptyDir", "pvc", "hostPath", "image"]),
         ({"modelCache": {"size": "lots"}}, ["modelCache", "size", "pattern"]),
@@ -299,7 +315,7 @@ def test_a_name_that_no_stage_can_have(major: int) -> None:
 def test_zero_false_and_empty_are_values() -> None:
     zeros = {stage: {"backoffLimit": 0, "terminationGracePeriodSeconds": 0} for stage in STAGES}
     for stage in set(STAGES) - {"coordinator"}:
-        zeros[stage] |= {"ttlSecondsAfterFinished": 0, "activeDeadlineSeconds": 0}
+        zeros[stage] |= {"activeDeadlineSeconds": 0}
     values = merged(PVC, zeros) | {"storage": {"prefix": "", "pathStyle": False}, "images": {"registry": ""}}
     values["train"] |= {"rdma": {"enabled": True, "gidIndex": 0}}
     values["eval"] |= {"gpus": 0}
@@ -315,7 +331,8 @@ def test_zero_false_and_empty_are_values() -> None:
         assert limits["backoffLimitPerIndex" if stage == "prep" else "backoffLimit"] == 0
         assert found.pod(stage)["spec"]["terminationGracePeriodSeconds"] == 0
         if stage != "coordinator":
-            assert (limits["ttlSecondsAfterFinished"], limits["activeDeadlineSeconds"]) == (0, 0)
+            assert limits["activeDeadlineSeconds"] == 0
+            assert "ttlSecondsAfterFinished" not in limits
     assert found.main("prep")["image"] == "medvl-prep:0.1.0"
     train = found.environment("train")
     assert (train["NCCL_NVLS_ENABLE"], train["NCCL_IB_GID_INDEX"]) == ("0", "0")

@@ -85,14 +85,17 @@ annotations:
 {{- if or .Values.modelCache.fill (ne .Values.modelCache.type "emptyDir") }}yes{{ end -}}
 {{- end }}
 
-{{/* Whether a Job fills it once, before the first pod that needs it. */}}
+{{/* Whether a Job fills it once, before the first pod that needs it. Of a hostPath, every node has another one. */}}
 {{- define "medvl.hasModelJob" -}}
-{{- if and .Values.modelCache.fill (has .Values.modelCache.type (list "pvc" "hostPath")) }}yes{{ end -}}
+{{- if and .Values.modelCache.fill (eq .Values.modelCache.type "pvc") }}yes{{ end -}}
 {{- end }}
 
 {{/* ---- Small tools ---------------------------------------------------------------------------------------------- */}}
 
-{{/* Maps over each other, the last on top: lists are appended, maps merged, and a single value replaced, by 0 as well. */}}
+{{/*
+Maps over each other, the last on top: lists are appended, maps merged, and a single value replaced, by 0 as well.
+A list inside a map is replaced too: appended, the terms of a required affinity would mean "or".
+*/}}
 {{- define "medvl.layers" -}}
 {{- $result := dict -}}
 {{- range $layer := . }}
@@ -146,8 +149,8 @@ annotations:
 {{- if and (eq $cache.type "image") (not $cache.image.reference) -}}
   {{- fail "modelCache.type is image without an image: set modelCache.image.reference" -}}
 {{- end -}}
-{{- if and (eq $cache.type "image") (semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version) -}}
-  {{- fail (printf "modelCache.type is image, and Kubernetes %s has no image volumes (1.31 and later): take another type" .Capabilities.KubeVersion.Version) -}}
+{{- if and (eq $cache.type "image") (semverCompare "<1.33.0-0" .Capabilities.KubeVersion.Version) -}}
+  {{- fail (printf "modelCache.type is image, and Kubernetes %s is too old for image volumes (1.33 and later): take another type" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- range $role, $account := .Values.serviceAccount -}}
   {{- if not (or $account.create $account.name) -}}

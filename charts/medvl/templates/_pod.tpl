@@ -17,7 +17,7 @@ and may take
 {{- $cache := $values.modelCache -}}
 {{- $loads := eq "load" (default "" .model) -}}
 {{- $fills := eq "fill" (default "" .model) -}}
-{{- $fetchesFirst := and $loads $cache.fill (eq $cache.type "emptyDir") -}}
+{{- $fetchesFirst := and $loads $cache.fill (has $cache.type (list "emptyDir" "hostPath")) -}}
 {{- $cached := and (or $loads $fills) (ne "" (include "medvl.hasModelCache" $root)) -}}
 
 {{- /* GPUs bring their nodes with them */ -}}
@@ -40,7 +40,7 @@ and may take
 {{- if $loads }}{{ $mainEnv = concat $mainEnv (include "medvl.offlineEnv" . | fromYamlArray) }}{{ end -}}
 {{- $container := dict "root" $root "pod" $pod "cached" $cached -}}
 {{- $fetch := dict "name" "model-cache" "image" "prep" "args" (list "model" "--config" "/etc/medvl/run.yaml")
-  "env" $fillEnv "resources" $values.model.resources -}}
+  "env" $fillEnv "resources" (include "medvl.fetchResources" $values | fromYaml) -}}
 {{- $main := dict "name" (default "medvl" .container) "image" .image "args" .args "loads" $loads
   "env" (concat $mainEnv (default list .env)) "resources" $pod.resources "devices" $devices "rdma" .rdma -}}
 metadata:
@@ -165,11 +165,18 @@ emptyDir: {sizeLimit: {{ .size | quote }}}
 {{- else if eq .type "pvc" -}}
 persistentVolumeClaim: {claimName: {{ include "medvl.claimName" $ | quote }}}
 {{- else if eq .type "hostPath" -}}
-hostPath: {path: {{ .hostPath.path | quote }}, type: DirectoryOrCreate}
+hostPath: {path: {{ .hostPath.path | quote }}, type: Directory}
 {{- else -}}
 image: {reference: {{ .image.reference | quote }}, pullPolicy: {{ .image.pullPolicy }}}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Of what fills a cache before a pod starts. The scheduler knows no sizeLimit, so room for an emptyDir is requested. */}}
+{{- define "medvl.fetchResources" -}}
+{{- $room := dict -}}
+{{- if eq .modelCache.type "emptyDir" }}{{ $_ := set $room "ephemeral-storage" .modelCache.size }}{{ end -}}
+{{- merge (deepCopy (default dict .model.resources)) (dict "requests" $room) | toYaml }}
 {{- end }}
 
 {{/* ---- Environment ---------------------------------------------------------------------------------------------- */}}
@@ -194,5 +201,4 @@ image: {reference: {{ .image.reference | quote }}, pullPolicy: {{ .image.pullPol
 {{- define "medvl.offlineEnv" -}}
 - {name: HF_HUB_OFFLINE, value: "1"}
 - {name: TOKENIZERS_PARALLELISM, value: "false"}
-- {name: TRITON_CACHE_DIR, value: /tmp/triton}
 {{- end }}

@@ -8,8 +8,9 @@ from typing import Any
 from cluster.fakekube.errors import Json, forbidden
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
-_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "projected", "secret"}
-_VOLUMES |= {"persistentVolumeClaim"}
+_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "projected", "secret"}
+_VOLUMES |= {"persistentVolumeClaim", "image"}
+"""``image`` is taken as from Kubernetes 1.33 on, and always: an older API server would refuse it here."""
 _HOST = ("hostNetwork", "hostPID", "hostIPC")
 
 
