@@ -37,7 +37,7 @@ setup: $(VENV)/.installed  ## the virtual environment with everything that runs
 
 setup-dev: $(VENV)/.installed-dev  ## the same, with what tests and checks
 
-images-cpu:  ## build the three images for CPUs, with podman, and print their sizes; installs what that needs
+images-cpu: $(VENV)/.created  ## build the three images for CPUs, with podman, and print their sizes; installs what that needs
 	images/build-cpu
 
 chart-readme: setup-dev  ## write charts/medvl/README.md anew from the comments of its values

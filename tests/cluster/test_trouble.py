@@ -287,6 +287,7 @@ def test_a_log_that_is_no_text(release: Release, copied: Callable[..., str]) -> 
     release.install({"report": {"backoffLimit": 0}, "coordinator": {"attempts": 1}})
     report = release.wait_for_child("report")
     (pod,) = cluster.wait("its pod", lambda: cluster.names("pod", f"job-name={report['metadata']['name']}"))
+    cluster.wait_for_phase(pod, "Running")
     with cluster.launcher.log_file(cluster.get("pod", pod)["metadata"]["uid"], "medvl", 0).open("ab") as log:
         log.write(b"\xff\xfe\n")
     cluster.kill(pod)
