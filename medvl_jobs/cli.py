@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", "the whole graph, here or on Kubernetes, finished stages skipped"),
         ("prep", "parquet, JSONL or archives -> prepared dataset"),
         ("model", "base model -> model.cache, for pods that have no way to the hub"),
+        ("plan", "memory, hours and cost of a training, before it is scheduled"),
         ("train", "prepared dataset -> LoRA adapter"),
         ("eval", "validation split -> predictions and scores"),
         ("report", "predictions -> comparison of base and tuned"),
@@ -129,6 +130,8 @@ def _dispatch(arguments: argparse.Namespace, words: Sequence[str]) -> int | None
         _run(settings, arguments.executor, dry_run=arguments.dry_run)
     elif arguments.command == "model":
         _model(settings)
+    elif arguments.command == "plan":
+        _plan(settings)
     elif arguments.command == "prep":
         _prep(settings, check=arguments.check)
     elif arguments.command == "train" and (topology := read_topology()).is_launcher:
@@ -183,6 +186,21 @@ def _model(settings: RunSettings) -> None:
 
     pinned = pin_model(settings)
     print(fill(pinned.model, pinned.storage))
+
+
+def _plan(settings: RunSettings) -> None:
+    """Needs neither a GPU nor weights, and the source only to find the dataset's card."""
+    from medvl_jobs.pipeline.pin import pin_source
+    from medvl_jobs.settings.keys import prep_key
+    from medvl_jobs.storage.open import open_storage
+    from medvl_jobs.train.planner import job as planner
+
+    prep, plan = settings.prep, settings.plan
+    needs_card = not plan.knows_the_data and (prep.source or prep.source_fingerprint)
+    key = prep_key(pin_source(settings)) if needs_card else None
+    planned = planner.run(settings, open_storage(settings.storage), key)
+    print(planned)
+    planned.require()
 
 
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ from medvl_jobs.errors import MissingInputError, SettingsError
 from medvl_jobs.settings.cluster import ClusterSettings
 from medvl_jobs.settings.eval import EvalSettings, ReportSettings
 from medvl_jobs.settings.model import ModelSettings, PromptSettings
+from medvl_jobs.settings.plan import PlanSettings
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.section import Section
 from medvl_jobs.settings.storage import StorageSettings
@@ -60,6 +61,7 @@ class RunSettings(BaseSettings, Section):
     train: TrainSettings = TrainSettings()
     eval: EvalSettings = EvalSettings()
     report: ReportSettings = ReportSettings()
+    plan: PlanSettings = PlanSettings()
     cluster: ClusterSettings = ClusterSettings()
 
     @classmethod

@@ -118,7 +118,7 @@ def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPa
 def test_the_command_line_stays_small() -> None:
     """A new knob is a setting. Whoever adds an option here says why in docs/decisions."""
     text = cli.parser().format_help()
-    for command in ("sample", "run", "prep", "model", "train", "eval", "report", "collect"):
+    for command in ("sample", "run", "prep", "model", "plan", "train", "eval", "report", "collect"):
         assert command in text
     options: set[str] = set()
     for action in cli.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
@@ -127,9 +127,13 @@ def test_the_command_line_stays_small() -> None:
     assert options == {"-h", "--executor", *known}
 
 
-@pytest.mark.parametrize(
-    "module", ["cli", "prep.job", "prep.check.job", "report.job", "pipeline.job", "samples.build", "storage.open"]
-)
+LIGHT = (
+    "cli", "prep.job", "prep.check.job", "train.planner.job", "report.job", "pipeline.job", "samples.build",
+    "storage.open",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_light_parts_import_without_torch(module: str) -> None:
     heavy = {"torch", "transformers", "peft", "datasets", "boto3", "matplotlib", "jieba"}
     script = f"import sys, medvl_jobs.{module}; print(sorted({heavy!r} & set(sys.modules)))"

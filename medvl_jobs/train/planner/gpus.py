@@ -1,0 +1,35 @@
+"""The GPUs that a training is planned for.
+
+Sources: NVIDIA's data sheets (A100 80GB SXM; H100 SXM; H200 SXM; H800 SXM, which is an H100 with less NVLink), dense
+figures, without sparsity; the memory is what ``nvidia-smi`` shows, which is more than the name says (80 GB: 80 GiB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One type of GPU. Bytes and floating-point operations per second, not per millisecond, and no prefixes."""
+
+    name: str
+    memory_bytes: int
+    hbm_bytes_per_second: float
+    bf16_flops: float
+    """Dense bfloat16 on the tensor cores."""
+    fp32_flops: float
+    """float32 proper: torch does not use TF32 unless it is told to."""
+    nvlink_bytes_per_second: float
+    """Both directions together, as the data sheets count."""
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("A100", 81920 * 2**20, 2.039e12, 312e12, 19.5e12, 600e9),
+        Gpu("H800", 81559 * 2**20, 3.35e12, 989e12, 67e12, 400e9),
+        Gpu("H100", 81559 * 2**20, 3.35e12, 989e12, 67e12, 900e9),
+        Gpu("H200", 143771 * 2**20, 4.8e12, 989e12, 67e12, 900e9),
+    )
+}
