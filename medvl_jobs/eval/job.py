@@ -38,7 +38,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Varia
         scratch = Path(folder)
         rows = open_split(storage, keys.prep, "val", scratch)
         about = rows.remove_columns("image").to_list()
-        asked = questions(about, settings.eval, variant)
+        asked = questions(about, settings.eval, variant, settings.prompt.answer_prefix)
         adapter, adapter_inputs = fetch_adapter(settings, storage, keys, variant, scratch)
         publication = Publication(storage, prefix)
         predictor = Predictor(storage, prefix, publication, settings.eval)

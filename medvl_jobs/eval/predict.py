@@ -30,6 +30,7 @@ class Question:
 
     example_id: str
     label: str
+    """The caption, behind ``prompt.answer_prefix``."""
     image_id: str
     image_row: int
     """Row of the shown image in the validation split."""
@@ -37,7 +38,9 @@ class Question:
     """Area of the shown image, for sorting."""
 
 
-def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant: Variant) -> list[Question]:
+def questions(
+    rows: Sequence[dict[str, object]], settings: EvalSettings, variant: Variant, answer_prefix: str = ""
+) -> list[Question]:
     """The examples of a variant, largest image first, so that a batch holds like lengths and memory peaks at the start.
 
     ``rows`` need ``example_id``, ``caption``, ``group``, ``width`` and ``height``.
@@ -49,7 +52,7 @@ def questions(rows: Sequence[dict[str, object]], settings: EvalSettings, variant
     made = [
         Question(
             example_id=str(row["example_id"]),
-            label=str(row["caption"]),
+            label=f"{answer_prefix}{row['caption']}",
             image_id=str(rows[image_row]["example_id"]),
             image_row=image_row,
             pixels=int(str(rows[image_row]["width"])) * int(str(rows[image_row]["height"])),

@@ -43,6 +43,7 @@ class PromptRenderer:
         """Render the question once; only image and answer differ between examples."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self.answer_prefix = prompt.answer_prefix
         self.prompt_text = self.render(prompt.question, prompt.system)
         self._prompt_ids: list[int] = self.tokenizer(self.prompt_text, add_special_tokens=False)["input_ids"]
 
@@ -66,11 +67,12 @@ class PromptRenderer:
         )
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Tokens of an answer with the end of turn, as the chat template would write it after the prompt.
+        """Tokens of prefix, answer and end of turn, as the chat template would write them after the prompt.
 
         The answer must not begin with white space: the newline before it would join it into another token.
         """
-        ids: list[int] = self.tokenizer(answer.strip() + END_OF_TURN, add_special_tokens=False)["input_ids"]
+        text = self.answer_prefix + answer.strip() + END_OF_TURN
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def count_tokens(self, width: int, height: int, answer: str | None = None) -> int:

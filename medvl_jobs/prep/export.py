@@ -27,8 +27,11 @@ PLACEHOLDER = "<image>"
 
 
 def check_prompt(prompt: PromptSettings) -> None:
-    """Refuse a prompt that LLaMA-Factory would not take for text. Raises `SettingsError`."""
-    for name, text in prompt.model_dump().items():
+    """Refuse a prompt that LLaMA-Factory would not take for text. Raises `SettingsError`.
+
+    The answers' prefix is not exported: LLaMA-Factory's templates for reasoning models put it there themselves.
+    """
+    for name, text in (("question", prompt.question), ("system", prompt.system)):
         if found := command_in(text or ""):
             what = f"the {name} text holds {found[0]!r}, which is read as a command"
             remedy = "leave it out: each question is asked of one image, and the placeholder is put in front of it"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medvl_jobs.settings.section import Section, operational
+from medvl_jobs.settings.section import Section, added, operational
 
 
 class ModelSettings(Section):
@@ -48,3 +48,5 @@ class PromptSettings(Section):
     )
     system: str | None = None
     """System message; Qwen3-VL has none by default."""
+    answer_prefix: str = added("", pattern=r"^(\S|$)")
+    """Text before every answer that is trained on, and before every reference that answers are compared with."""

@@ -53,7 +53,7 @@ class RunSettings(BaseSettings, Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] = "medvl"
     """Name of the experiment: lower-case letters, digits and dashes, at most 40."""
     profile: str | None = None
-    """Name of a set of defaults that ships with medvl: ``demo``."""
+    """Name of a set of defaults that ships with medvl: ``demo`` or ``tutorial``."""
     storage: StorageSettings = StorageSettings()
     model: ModelSettings = ModelSettings()
     prompt: PromptSettings = PromptSettings()

@@ -13,12 +13,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def semantic(self) -> dict[str, Any]:
-        """The settings that change the result; those marked `operational` are left out, at any depth."""
+        """The settings that change the result, at any depth: none that is `operational`, or `added` and not used."""
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"):
-                continue
+            marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             value = getattr(self, name)
+            if marks.get("operational") or (marks.get("added") and value == field.default):
+                continue
             values[name] = value.semantic() if isinstance(value, Section) else self.model_dump(mode="json")[name]
         return values
 
@@ -26,3 +27,11 @@ class Section(BaseModel):
 def operational(default: Any, **constraints: Any) -> Any:
     """A field that does not change a stage's output (where it lies, how fast it is made), so not its key either."""
     return Field(default, json_schema_extra={"operational": True}, **constraints)
+
+
+def added(default: Any, **constraints: Any) -> Any:
+    """A field that came when there were keys already: with its default, which must never change, it is no part of them.
+
+    So results from before it are still found, and are what they were.
+    """
+    return Field(default, json_schema_extra={"added": True}, **constraints)

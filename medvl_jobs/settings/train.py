@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from medvl_jobs.settings.section import Section, operational
+from medvl_jobs.settings.section import Section, added, operational
 
 
 class LoraSettings(Section):
-    """The low-rank adapter (Hu et al. 2021, arXiv 2106.09685) on the text model's attention."""
+    """The low-rank adapter (Hu et al. 2021, arXiv 2106.09685) on the text model's attention, on request its experts."""
 
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[int, Field(ge=1)] = 16
@@ -18,6 +18,16 @@ class LoraSettings(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     modules: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj"], ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Projections of the text model's attention; the vision tower stays frozen."""
+    experts: Literal["none", "all"] = added("none")
+    """``all``: every expert gets an adapter of the same rank. At rank 8 the 30B then trains 321 M numbers, not 7 M."""
+
+    @model_validator(mode="after")
+    def _experts_without_dropout(self) -> LoraSettings:
+        if self.experts == "all" and self.dropout:
+            raise ValueError(
+                "the experts' adapters have no dropout: set train.lora.dropout=0, or train.lora.experts=none"
+            )
+        return self
 
 
 class TrainSettings(Section):

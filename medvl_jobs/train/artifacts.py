@@ -84,11 +84,12 @@ def model_card(settings: RunSettings, results: dict[str, float], parameters: tup
     """The README of the adapter, with the front matter that Hugging Face reads."""
     trainable, total = parameters
     train, lora = settings.train, settings.train.lora
+    places = [*lora.modules, *(["every expert"] if lora.experts == "all" else [])]
     rows = {
         "base model": f"`{settings.model.path}` (fingerprint `{settings.model.fingerprint}`)",
         "data": f"`{prepared}`",
         "question": settings.prompt.question,
-        "LoRA": f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {', '.join(lora.modules)}",
+        "LoRA": f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {', '.join(places)}",
         "trained parameters": f"{trainable:,} of {total:,} ({100 * trainable / total:.3f} %)",
         "schedule": f"{train.epochs:g} epochs, {results['train_steps']:.0f} steps, batch {train.batch_size} x "
         f"{train.gradient_accumulation} per device, {train.scheduler} from {train.learning_rate:g}, seed {train.seed}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tiny_model
 
+from medvl_jobs.model.checkpoint import load_processor
+from medvl_jobs.model.prompts import IGNORE, PromptRenderer
 from medvl_jobs.settings.model import PromptSettings
 
 QUESTION = PromptSettings().question
@@ -30,6 +32,19 @@ def test_answer_tokens_join_as_the_template_joins_them() -> None:
         whole = renderer.processor.apply_chat_template(conversation, tokenize=False)
         expected = renderer.processor(text=[whole], images=[tiny_model.picture(0)], return_tensors="pt")["input_ids"][0]
         assert renderer.encode(tiny_model.picture(0), caption).input_ids_L.tolist() == expected.tolist()
+
+
+def test_an_answers_prefix_is_learnt_and_joins_as_the_template_joins_it() -> None:
+    prompt = PromptSettings(answer_prefix="<think>\n\n</think>\n\n")
+    renderer = PromptRenderer(load_processor(tiny_model.MODEL), prompt)
+    for caption in tiny_model.CAPTIONS:
+        example = renderer.encode(tiny_model.picture(0), caption)
+        labelled = example.labels_L[example.labels_L != IGNORE]
+        assert renderer.tokenizer.decode(labelled) == f"<think>\n\n</think>\n\n{caption}<|im_end|>\n"
+        whole = renderer.prompt_text + prompt.answer_prefix + caption + "<|im_end|>\n"
+        expected = renderer.processor(text=[whole], images=[tiny_model.picture(0)], return_tensors="pt")["input_ids"][0]
+        assert example.input_ids_L.tolist() == expected.tolist()
+        assert renderer.count_tokens(192, 192, caption) == len(example)
 
 
 def test_token_ids() -> None:

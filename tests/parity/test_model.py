@@ -23,6 +23,7 @@ from medvl_jobs.settings.train import LoraSettings
 from medvl_jobs.train.lora import add_lora, trainable_parameters
 
 LORA = LoraSettings(rank=4, alpha=8)
+WITH_EXPERTS = LoraSettings(rank=4, alpha=8, experts="all")
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,17 @@ def disturb(model: PeftModel) -> None:
                 parameter.normal_(std=0.1)
 
 
-def test_fresh_adapter_is_the_base_bit_for_bit(batch: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize("lora", [LORA, WITH_EXPERTS], ids=["attention", "experts"])
+def test_fresh_adapter_is_the_base_bit_for_bit(batch: dict[str, torch.Tensor], lora: LoraSettings) -> None:
     base = logits(tiny_model.base_model(), batch)
-    assert torch.equal(logits(add_lora(tiny_model.base_model(), LORA), batch), base)
+    assert torch.equal(logits(add_lora(tiny_model.base_model(), lora), batch), base)
 
 
-def test_adapter_survives_saving_and_loading(batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    tuned = add_lora(tiny_model.base_model(), LORA)
+@pytest.mark.parametrize("lora", [LORA, WITH_EXPERTS], ids=["attention", "experts"])
+def test_adapter_survives_saving_and_loading(
+    batch: dict[str, torch.Tensor], tmp_path: Path, lora: LoraSettings
+) -> None:
+    tuned = add_lora(tiny_model.base_model(), lora)
     disturb(tuned)
     tuned.save_pretrained(tmp_path)
     reloaded = attach_adapter(tiny_model.base_model(), tmp_path)
@@ -110,6 +115,50 @@ def test_adapter_sits_on_text_attention_only() -> None:
     assert len(places) == 4 * 4 * 2  # layers, projections, A and B
     # q and o: 4 x (128 + 128) each; k and v: 4 x (128 + 64) each; four layers.
     assert trainable_parameters(model)[0] == 4 * 4 * (2 * 256 + 2 * 192)
+
+
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm"])
+def test_experts_adapters_are_what_the_formula_says(batch: dict[str, torch.Tensor], experts: str) -> None:
+    """W + alpha / r B A, written into each expert's weights by hand, answers the same as the adapter beside them."""
+    settings = tiny_model.MODEL.model_copy(update={"experts": experts})
+    tuned = add_lora(load_model(settings), WITH_EXPERTS)
+    # Per layer: 8 experts x rank 4 x ((128 + 96) + (48 + 128)).
+    assert trainable_parameters(tuned)[0] == 4 * 4 * (2 * 256 + 2 * 192) + 4 * 8 * 4 * (224 + 176)
+    disturb(tuned)
+    by_hand = add_lora(load_model(settings), LORA)
+    weights = dict(tuned.named_parameters())
+    with torch.no_grad():
+        for name, parameter in by_hand.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(weights[name])
+        for number, layer in enumerate(by_hand.base_model.model.model.language_model.layers):
+            prefix = f"base_model.model.model.language_model.layers.{number}.mlp.experts"
+            for place, target in (("base_layer.", layer.mlp.experts.gate_up_proj), ("", layer.mlp.experts.down_proj)):
+                a_RI = weights[f"{prefix}.{place}lora_A.default.weight"].unflatten(0, (8, 4))
+                b_OR = weights[f"{prefix}.{place}lora_B.default.weight"].unflatten(1, (4, 8))
+                for expert in range(8):
+                    target[expert] += 8 / 4 * b_OR[:, :, expert] @ a_RI[expert]
+    torch.testing.assert_close(logits(tuned, batch), logits(by_hand, batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm"])
+def test_experts_adapters_get_the_same_gradients_from_recomputed_activations(
+    batch: dict[str, torch.Tensor], experts: str
+) -> None:
+    def gradients(recompute: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        model = add_lora(load_model(tiny_model.MODEL.model_copy(update={"experts": experts})), WITH_EXPERTS).train()
+        disturb(model)
+        if recompute:
+            model.enable_input_require_grads()
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model(**batch, use_cache=False).loss.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+    kept, recomputed = gradients(False), gradients(True)
+    assert len(kept) == 4 * (4 + 2) * 2
+    assert all(gradient.abs().sum() > 0 for gradient in kept.values())
+    torch.testing.assert_close(recomputed, kept)
 
 
 def test_adapter_that_meets_nothing_is_refused() -> None:

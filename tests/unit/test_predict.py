@@ -111,6 +111,11 @@ def test_limit_takes_the_first_examples() -> None:
     assert sorted(question.example_id for question in asked) == ["e0", "e1", "e2"]
 
 
+def test_a_prefix_of_the_answers_is_one_of_the_references() -> None:
+    asked = questions(ROWS, EvalSettings(limit=2), Variant.BASE, "<think>\n\n</think>\n\n")
+    assert {question.label for question in asked} == {f"<think>\n\n</think>\n\ncaption {n}" for n in range(2)}
+
+
 def test_large_images_come_first() -> None:
     areas = [question.pixels for question in questions(ROWS, SETTINGS, Variant.BASE)]
     assert areas == sorted(areas, reverse=True)

@@ -60,6 +60,8 @@ def test_zero_and_false_are_values(tmp_path: Path) -> None:
         (("profile=dmeo",), "there is no profile 'dmeo'", "use one of: demo"),
         (("prep.source=[a",), "not YAML", "quote it"),
         (("train.learning_rate=.inf",), "finite number", "correct"),
+        (("train.lora.experts=all", "train.lora.dropout=0.1"), "have no dropout", "correct"),
+        (("prompt.answer_prefix=' x'",), "prompt.answer_prefix: String should match", "correct"),
         (("epochs",), "not of the form section.key=value", "train.epochs=3"),
     ],
 )
@@ -141,6 +143,17 @@ def test_keys_are_stable_across_versions_of_medvl() -> None:
     """A key that moves makes every user's cluster train again: move it on purpose, by STAGE_VERSIONS."""
     assert STAGE_VERSIONS == {"prep": 2, "train": 1, "eval": 1, "report": 1}
     assert (pinned().prep, pinned().adapter) == ("d345fee5aa3fe6d3", "3ac68081e4d53cad")
+
+
+def test_settings_that_came_later_move_a_key_only_when_they_are_used() -> None:
+    keys = pinned()
+    assert pinned("train.lora.experts=none", "prompt.answer_prefix=''") == keys
+    experts = pinned("train.lora.experts=all")
+    assert (experts.prep, experts.eval[Variant.BASE]) == (keys.prep, keys.eval[Variant.BASE])
+    assert experts.adapter != keys.adapter
+    prefixed = pinned("prompt.answer_prefix=Well, ")
+    assert prefixed.adapter != keys.adapter
+    assert not set(prefixed.eval.values()) & set(keys.eval.values())
 
 
 def test_an_adapter_from_outside_replaces_the_trained_one() -> None:
