@@ -57,9 +57,13 @@ def test_events_tell_the_story(finished: Release) -> None:
 def test_helm_test_and_the_lease(finished: Release) -> None:
     ran = finished.cluster.helm("test", finished.name, "--logs")
     assert planned(ran.stdout) == dict.fromkeys(STAGES, "reuse")
-    (lease,) = finished.cluster.all("lease")
-    assert lease["spec"]["holderIdentity"] == "", "it was given back"
-    assert [owner["name"] for owner in lease["metadata"]["ownerReferences"]] == [finished.plan]
+    leases = {lease["metadata"]["name"]: lease for lease in finished.cluster.all("lease")}
+    (run,) = [lease for name, lease in leases.items() if name.startswith("medvl-run-")]
+    assert run["spec"]["holderIdentity"] == "", "it was given back"
+    claims = [lease for name, lease in leases.items() if name.startswith("medvl-output-")]
+    assert [claim["spec"]["holderIdentity"] for claim in claims] == [finished.plan] * len(STAGES)
+    for lease in leases.values():
+        assert [owner["name"] for owner in lease["metadata"]["ownerReferences"]] == [finished.plan]
 
 
 @pytest.mark.parametrize("helm", [3, 4])
