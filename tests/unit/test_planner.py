@@ -150,6 +150,7 @@ def test_unknown_data_and_unknown_models(words: list[str], capfd: pytest.Capture
     assert cli.main(["plan", *words, "plan.mean_tokens=100", "plan.answer_tokens=100"]) == 64
     assert cli.main(["plan", *words, "plan.mean_tokens=100", "plan.longest_tokens=90"]) == 64
     assert cli.main(["plan", *words, "plan.gpu=T4"]) == 64
+    assert cli.main(["plan", *words, *DATA, "train.lora.experts=all"]) == 64
 
 
 def test_the_card_tells_what_the_settings_leave_out(tmp_path: Path) -> None:
