@@ -308,7 +308,7 @@ def test_a_store_that_is_full(cluster: Cluster, inputs: seaweedfs.SeaweedFS, tmp
         release.fail()
         words = last_words(release)
     assert words["exit_code"] == 69
-    assert "prep failed in 1 attempts, at last: S3 did not do it this time" in words["reason"]
+    assert "prep failed in 1 attempt, at last: S3 did not do it this time" in words["reason"]
     assert release.stages() == ["prep"]
 
 
