@@ -86,7 +86,9 @@ def run(settings: RunSettings, storage: Storage, prep_key: str | None) -> Plan:
     """
     if settings.train.lora.experts != "none":
         what = "adapters on the experts are not planned yet: they are not in these formulae"
-        raise SettingsError(what, where="train.lora.experts", remedy="plan with train.lora.experts=none for a lower bound")
+        raise SettingsError(
+            what, where="train.lora.experts", remedy="plan with train.lora.experts=none for a lower bound"
+        )
     shape = ModelShape.from_config(read_config(settings), settings.model.path)
     work = workload(settings, None if prep_key is None else read_card(storage, prep_key))
     plan, gpu = settings.plan, GPUS[settings.plan.gpu]
