@@ -180,7 +180,7 @@ class Cluster:
         about = f"involvedObject.uid={child['metadata']['uid']},type=Warning"
         listed = self._call("Events", self._core.list_namespaced_event, self.namespace, field_selector=about)
         found = listed.get("items") or []
-        newest = max(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
+        newest = max(found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", default=None)
         return f"{newest.get('reason')}: {newest.get('message')}" if newest else None
 
     def event(self, plan: Plan, kind: EventType, reason: str, message: str) -> None:
@@ -254,8 +254,7 @@ class Cluster:
 def _translated(error: ApiException, where: str) -> MedvlError:
     said = _message(error)
     if error.status in (401, 403):
-        remedy = "give the service account the Role that the chart makes (rbac), and see 'helm test'"
-        return AccessDeniedError(f"Kubernetes refuses: {said}", where=where, remedy=remedy)
+        return _refused(said, where)
     if error.status == 404:
         return MissingInputError(f"Kubernetes has none: {said}", where=where, remedy="was the release uninstalled?")
     if error.status == 409:
@@ -265,6 +264,16 @@ def _translated(error: ApiException, where: str) -> MedvlError:
         return SettingsError(f"Kubernetes refuses the manifest: {said}", where=where, remedy=remedy)
     remedy = "it is tried again; if it stays, look at the API server"
     return TryAgainError(f"Kubernetes did not do it this time ({error.status}): {said}", where=where, remedy=remedy)
+
+
+def _refused(said: str, where: str) -> MedvlError:
+    """Quotas and admission webhooks answer 403 as well."""
+    if "exceeded quota" in said:
+        return TryAgainError(f"Kubernetes has no room: {said}", where=where, remedy="raise the quota, or wait")
+    if "denied the request" in said:
+        return SettingsError(f"Kubernetes refuses the manifest: {said}", where=where, remedy="see the policy it names")
+    remedy = "give the service account the Role that the chart makes (rbac), and see 'helm test'"
+    return AccessDeniedError(f"Kubernetes refuses: {said}", where=where, remedy=remedy)
 
 
 def _message(error: Exception) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from medvl_jobs.cluster.client import Cluster, ConflictError
 from medvl_jobs.cluster.status import Json
-from medvl_jobs.errors import MedvlError, MissingInputError, TryAgainError
+from medvl_jobs.errors import MedvlError, TryAgainError
 from medvl_jobs.settings.cluster import ClusterSettings
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ class RunLease:
 
     def __init__(self, cluster: Cluster, name: str, owner: Json, settings: ClusterSettings) -> None:
         """``owner``: the plan."""
-        self.lease = Lease(cluster, name, settings.identity, owner, settings.lease_seconds)
+        # Two that a person has started on one machine have one name, and are two.
+        identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
+        self.lease = Lease(cluster, name, identity, owner, settings.lease_seconds)
         self._renewed = float("-inf")
         self._closed = threading.Event()
 
@@ -107,7 +110,7 @@ class RunLease:
                 return False
         except ConflictError:
             return False  # by somebody else, or by oneself when the answer got lost: the next look tells
-        except (TryAgainError, MissingInputError) as error:
+        except MedvlError as error:  # a refusal too: the rights were there at the start
             log.warning("the Lease cannot be had at the moment: %s", error.what)
             return False
         self._renewed = started

@@ -158,17 +158,23 @@ def trouble(pod: Json) -> Trouble | None:
     return None
 
 
-def seconds_ready_to_start(pod: Json, now: datetime) -> float:
-    """Seconds since nothing is in the way of a pod's containers: it has its node, and its init containers are done.
+def init_restarts(pod: Json) -> int:
+    """How often an init container was started again. The training operator counts restarts of running pods alone."""
+    statuses = (pod.get("status") or {}).get("initContainerStatuses") or []
+    return max((int(each.get("restartCount") or 0) for each in statuses), default=0)
 
-    0 for one that still waits for that: hours in a queue, or 60 GB that are fetched first, are no fault.
+
+def seconds_ready_to_start(pod: Json, now: datetime) -> float:
+    """Seconds since a container could have started: the pod has its node, and what ran in it before has ended.
+
+    Hours in a queue, 60 GB that are fetched first, a container that ran and is started again: all that is no fault.
+    0 without a node.
     """
-    status = pod.get("status") or {}
-    conditions = status.get("conditions") or []
+    conditions = (pod.get("status") or {}).get("conditions") or []
     bound = [c.get("lastTransitionTime") for c in conditions if c["type"] == "PodScheduled" and c["status"] == "True"]
-    ended = [(each.get("state") or {}).get("terminated") or {} for each in status.get("initContainerStatuses") or []]
-    since = [*bound, *(each["finishedAt"] for each in ended if each.get("finishedAt"))]
-    times = [datetime.fromisoformat(each.replace("Z", "+00:00")) for each in since if each]
+    states = [container.get(state) or {} for container in _containers(pod) for state in ("state", "lastState")]
+    ended = [(state.get("terminated") or {}).get("finishedAt") for state in states]
+    times = [datetime.fromisoformat(each.replace("Z", "+00:00")) for each in (*bound, *ended) if each]
     return (now - max(times)).total_seconds() if times else 0.0
 
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model", ".bin")
 """Endings of the files of a checkpoint or an adapter that change what it answers."""
+WEIGHTS = (".safetensors", ".bin")
 _COMPLETE = ".medvl-complete"
 """Written last into a folder of the cache."""
 _AT_ONCE = 4
@@ -51,7 +52,7 @@ def bucket_files(path: str, storage: StorageSettings) -> tuple[Storage, dict[str
         for name, stat in folder.list_stats("")
         if "/" not in name and name.endswith(LOADED) and not name.startswith(".")
     }
-    if not any(name.endswith((".safetensors", ".bin")) for name in found):
+    if not any(name.endswith(WEIGHTS) for name in found):
         what = "there is no checkpoint in the bucket" if not found else "the checkpoint in the bucket has no weights"
         raise MissingInputError(what, where=path, remedy="set model.path to s3://bucket/path of a whole checkpoint")
     return folder, found
@@ -103,6 +104,9 @@ def _fetch(model: ModelSettings, storage: StorageSettings, folder: Path) -> None
     else:
         _from_hub(model, folder)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name.endswith(LOADED)}
+    if not any(name.endswith(WEIGHTS) for name in sizes):
+        remedy = "check model.path: a whole checkpoint has *.safetensors"
+        raise MissingInputError("no weights were fetched", where=model.path, remedy=remedy)
     (folder / _COMPLETE).write_text(json.dumps(sizes), encoding="utf-8")
 
 
@@ -166,7 +170,7 @@ def _is_there(path: Path, stat: ObjectStat) -> bool:
 
 def _from_hub(model: ModelSettings, folder: Path) -> None:
     # Here and not above: it takes a second to import, and most runs have their model in a directory.
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    import huggingface_hub  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
         HfHubHTTPError,
@@ -178,9 +182,10 @@ def _from_hub(model: ModelSettings, folder: Path) -> None:
     where = f"{model.path}@{model.revision or 'main'}"
     log.info("fetching %s from the hub", where)
     try:
-        snapshot_download(
-            model.path, revision=model.revision, local_dir=folder, allow_patterns=[f"*{ending}" for ending in LOADED]
-        )
+        # Asked first: where the hub is away, the download takes what lies in the folder for the whole.
+        commit = huggingface_hub.HfApi().model_info(model.path, revision=model.revision).sha
+        patterns = [f"*{ending}" for ending in LOADED]
+        huggingface_hub.snapshot_download(model.path, revision=commit, local_dir=folder, allow_patterns=patterns)
     except GatedRepoError as error:
         remedy = "accept its terms on the hub, and give the pod that fills the cache HF_TOKEN"
         raise AccessDeniedError("the hub asks for permission", where=where, remedy=remedy) from error

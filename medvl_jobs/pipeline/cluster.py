@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 ON_GPU = ("train", "eval")
 LONGEST_PAUSE_SECONDS = 60.0
-CLAIM_SECONDS = 30.0
-"""A claim that is not followed by a child for so long is void."""
+CLAIM_SECONDS = 120.0
+"""A claim that is not followed by a child for so long is void: longer than a request to create one can take."""
+REFUSED_SECONDS = 60.0
+"""How long refusals are borne by one that was let in before."""
 PATIENCE_SECONDS = 3.0
 """A child without a pod for longer makes one ask why."""
 
@@ -78,11 +80,12 @@ def _needs(steps: Sequence[Step], templates: Templates) -> dict[Stage, list[str]
     names = {stage.name for stage in todo}
     needs = {stage: [name for name in stage.needs if name in names] for stage in todo}
     with_model = [stage for stage in todo if stage.words[0] in ON_GPU]
-    if with_model and "model" in templates.manifests:
-        for stage in with_model:
-            needs[stage].append("model")
-        needs[Stage("model", ("model",), f"the model cache: {templates.settings.model.fingerprint}")] = []
-    return needs
+    if not with_model or "model" not in templates.manifests:
+        return needs
+    for stage in with_model:
+        needs[stage].append("model")
+    model = Stage("model", ("model",), f"the model cache: {templates.settings.model.fingerprint}")
+    return {model: [], **needs}
 
 
 class _Coordinator:
@@ -108,12 +111,12 @@ class _Coordinator:
 
     def run(self, lease: RunLease, bell: Bell) -> None:
         """Until all is finished. What fails for a while, the API or the store, is tried again with longer pauses."""
-        pause = 1.0
+        pause, fine = 1.0, time.monotonic()
         while True:
             try:
                 if self.round(lease):
                     return
-                pause = 1.0
+                pause, fine = 1.0, time.monotonic()
                 bell.wait(self.settings.resync_seconds)
                 continue
             except ConflictError as conflict:
@@ -122,7 +125,7 @@ class _Coordinator:
                 log.warning("%s; looking again in %g s", trouble, pause)
             except AccessDeniedError as denied:
                 # It was let in before. A server has just started; or a key was changed, which a new pod reads.
-                if pause > PATIENCE_SECONDS:
+                if time.monotonic() - fine > REFUSED_SECONDS:
                     raise TryAgainError(denied.what, where=denied.where, remedy=denied.remedy) from denied
                 log.warning("%s; looking again in %g s", denied, pause)
             lease.check()

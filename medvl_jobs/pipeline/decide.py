@@ -13,6 +13,7 @@ from medvl_jobs.cluster.status import (
     alive,
     failure_of,
     gave_up,
+    init_restarts,
     last_words,
     owners,
     phase,
@@ -24,6 +25,10 @@ from medvl_jobs.page.words import quantity
 from medvl_jobs.pipeline.children import ATTEMPT, GENERATION, TRIED
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.cluster import ClusterSettings
+
+
+INIT_RESTARTS = 5
+"""With the kubelet's back-off of 10 s, 20 s, … five minutes for something like the model cache to come right."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +115,22 @@ def _under_way(stage: Stage, child: Json, pods: list[Json], seen: Seen, settings
     if phase(child) is Phase.QUEUED:
         return Wait(f"queued ({name} is suspended until there is room)")
     running = [pod["metadata"]["name"] for pod in pods if (pod.get("status") or {}).get("phase") == "Running"]
-    if not running:
-        return Wait(f"starts ({name})")
-    return Wait(f"runs ({name}{f', after: {words.reason}' if words else ''})", running[0])
+    after = f", after: {words.reason}" if words else ""
+    return Wait(f"runs ({name}{after})", running[0]) if running else Wait(f"starts ({name}{after})")
 
 
 def _hindered(stage: Stage, child: Json, pods: list[Json], seen: Seen, settings: ClusterSettings) -> Wait | Fail | None:
     """What to do about a pod that cannot start, or that is not even made; none when nothing is in the way."""
     for pod in pods:
-        if hindrance := trouble(pod):
-            name = pod["metadata"]["name"]
-            if hindrance.stuck and seconds_ready_to_start(pod, seen.now) > settings.give_up_after_seconds:
-                return _cannot_start(stage, child, name, str(hindrance))
-            return Wait(f"waits: {hindrance}", name)
+        if init_restarts(pod) > INIT_RESTARTS and (words := last_words([pod])):
+            return _cannot_start(stage, child, pod["metadata"]["name"], words.reason)
+    found = [(hindrance, pod) for pod in pods if (hindrance := trouble(pod))]
+    for hindrance, pod in found:
+        if hindrance.stuck and seconds_ready_to_start(pod, seen.now) > settings.give_up_after_seconds:
+            return _cannot_start(stage, child, pod["metadata"]["name"], str(hindrance))
+    if found:
+        hindrance, pod = max(found, key=lambda each: each[0].stuck)  # room comes by itself, an image does not
+        return Wait(f"waits: {hindrance}", pod["metadata"]["name"])
     if seen.podless_seconds > settings.give_up_after_seconds:
         return _cannot_start(stage, child, child["metadata"]["name"], seen.warning or "its controller makes no pod")
     return Wait(f"waits: {seen.warning}") if seen.warning else None

@@ -25,6 +25,9 @@ from medvl_jobs.storage.publish import read_manifest
 
 log = logging.getLogger(__name__)
 
+LONG_ENOUGH_SECONDS = 60.0
+"""An attempt that lasted longer was no failure from the start. No pause is longer either."""
+
 
 class Executor(StrEnum):
     """Who carries a plan out."""
@@ -45,16 +48,20 @@ def run(
     """
     if executor is Executor.LOCAL or dry_run:
         return _run(settings, storage, executor, dry_run)
-    started, pause = time.monotonic(), 1.0
+    patience, pause = settings.cluster.give_up_after_seconds, 1.0
+    in_vain_since = time.monotonic()
     while True:
+        began = time.monotonic()
         try:
             return _run(settings, storage, executor, dry_run)
         except TryAgainError as trouble:
-            if time.monotonic() + pause - started > settings.cluster.give_up_after_seconds:
+            if time.monotonic() - began > LONG_ENOUGH_SECONDS:  # it worked until now: this is another trouble
+                in_vain_since, pause = time.monotonic(), 1.0
+            if time.monotonic() + pause - in_vain_since > patience:
                 raise
             log.warning("%s; starting again in %g s", trouble, pause)
             time.sleep(pause)
-            pause *= 2
+            pause = min(2 * pause, LONG_ENOUGH_SECONDS)
 
 
 def _run(settings: RunSettings, storage: Storage, executor: Executor, dry_run: bool) -> str | None:

@@ -28,7 +28,7 @@ class Judged:
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "MISSED"
-        return f"{verdict}  {self.metric} {self.value:.1f}, asked for {self.condition} ({self.bound:.1f})"
+        return f"{verdict}  {self.metric} {self.value:.2f}, asked for {self.condition} ({self.bound:.2f})"
 
 
 def judge_gates(report: Report, gates: Mapping[str, str]) -> tuple[Judged, ...]:

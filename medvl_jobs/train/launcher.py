@@ -83,10 +83,9 @@ class _Children:
         try:
             while any(process.poll() is None for process in self.processes):
                 time.sleep(POLL_SECONDS)
-                if failed is None and self._first_failure():
+                if failed is None and (first := self._first_failure()):
                     time.sleep(SETTLE_SECONDS)
-                    failed = self._first_failure()
-                    assert failed is not None
+                    failed = self._first_failure() or first
                     log.error("process %d of this pod ended with %d, ending the others", failed[1], failed[0])
                     deadline = time.monotonic() + GRACE_SECONDS
                     self._end(signal.SIGTERM)
@@ -107,7 +106,7 @@ class _Children:
     def _last(self) -> tuple[int, int]:
         """What they all end with: 0, or 143 after a stop."""
         codes = [shell_code(process.wait()) for process in self.processes]
-        return max((code, -rank) for rank, code in enumerate(codes))[0], 0
+        return max(codes), 0
 
     def _end(self, number: int) -> None:
         for process in self.processes:

@@ -275,6 +275,7 @@ def test_a_refusal_that_passes_and_a_renewal_whose_answer_is_lost(release: Relea
     release.wait_for_child("eval-tuned")
     cluster.fail_next(1, "GET", "/pods", status=403)  # a server that has just started
     cluster.fail_next(1, "PUT", "/leases", status=None, when="after")
+    cluster.fail_next(1, "GET", "/leases", status=403)
     said = release.finish()
     assert "Kubernetes refuses" in said
     assert "looking again in" in said

@@ -123,6 +123,8 @@ def test_a_pod_is_ready_to_start_when_it_has_its_node_and_its_weights() -> None:
     now = datetime(2026, 1, 1, 1, 0, 30, tzinfo=UTC)
     assert seconds_ready_to_start(pod(conditions=[bound]), now) == 3630
     assert seconds_ready_to_start(pod(init=(fetched,), conditions=[bound]), now) == 30
+    ran_before = {"state": {"waiting": {"reason": "ErrImagePull"}}, "lastState": ended(75, at="2026-01-01T01:00:20Z")}
+    assert seconds_ready_to_start(pod(ran_before, conditions=[bound]), now) == 10
     assert seconds_ready_to_start(pod(conditions=[{**bound, "status": "False"}]), now) == 0
     assert seconds_ready_to_start({"status": None}, now) == 0
 

@@ -163,6 +163,30 @@ def test_a_pod_that_cannot_start_is_borne_for_a_while() -> None:
     assert "no such image" in found.error.what
 
 
+def test_an_init_container_that_fails_again_and_again_does_not_hold_its_gpus_for_ever() -> None:
+    crashed = {"terminated": {"exitCode": 75, "message": json.dumps({"reason": "no room for the weights"})}}
+    child_of_train = child("a", "Created", kind="PyTorchJob")
+
+    def after(restarts: int) -> Any:
+        status = {"initContainerStatuses": [{"lastState": crashed, "restartCount": restarts}]}
+        return move(see(child_of_train, pods=[pod("a", "Pending", **status)]))
+
+    assert after(2) == Wait("starts (a), after: no room for the weights")
+    found = after(6)
+    assert isinstance(found, Fail)
+    assert found.give_up is child_of_train
+    assert found.error.what == "train cannot start: no room for the weights"
+
+
+def test_one_pod_that_waits_for_room_hides_none_that_is_stuck() -> None:
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
+    master = pod("a", "Pending", 90, conditions=[unscheduled])
+    state = {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}}}]}
+    young, old = pod("a", "Pending", 30, **state), pod("a", "Pending", 90, **state)
+    assert "ImagePullBackOff" in move(see(child("a"), pods=[master, young])).state
+    assert isinstance(move(see(child("a"), pods=[master, old])), Fail)
+
+
 def test_no_room_is_waited_for() -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no nvidia.com/gpu"}
     seen = see(child("a"), pods=[pod("a", "Pending", 10**6, conditions=[condition])])

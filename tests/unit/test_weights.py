@@ -112,11 +112,20 @@ def test_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def snapshot_download(repo: str, **words: Any) -> None:
         asked.update(words, repo=repo)
-        (words["local_dir"] / "config.json").write_text("{}")
+        for name in files:
+            (words["local_dir"] / name).write_text("{}")
 
+    hub = Mock()
+    hub.return_value.model_info.return_value.sha = "the-commit"
+    monkeypatch.setattr(huggingface_hub, "HfApi", hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    files = ["config.json"]
+    with pytest.raises(MissingInputError, match="no weights"):
+        fill(from_hub(tmp_path), StorageSettings())
+    files.append("model.safetensors")
     folder = fill(from_hub(tmp_path), StorageSettings())
-    assert (asked["repo"], asked["revision"]) == ("owner/name", "abc")
+    assert (asked["repo"], asked["revision"]) == ("owner/name", "the-commit")
+    hub.return_value.model_info.assert_called_with("owner/name", revision="abc")
     assert "*.safetensors" in asked["allow_patterns"]
     assert place(from_hub(tmp_path)) == (folder, None)
 
@@ -136,7 +145,7 @@ def test_the_hubs_answers(
     def refuse(*args: Any, **words: Any) -> None:
         raise getattr(huggingface_hub.errors, raised)("no", response=Mock())
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(meaning):
         fill(from_hub(tmp_path), StorageSettings())
     with pytest.raises(MissingInputError):
