@@ -26,7 +26,6 @@ from medvl_jobs.pipeline.children import ATTEMPT, GENERATION, TRIED
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.cluster import ClusterSettings
 
-
 INIT_RESTARTS = 5
 """With the kubelet's back-off of 10 s, 20 s, … five minutes for something like the model cache to come right."""
 

@@ -171,7 +171,7 @@ def test_an_init_container_that_fails_again_and_again_does_not_hold_its_gpus_for
         status = {"initContainerStatuses": [{"lastState": crashed, "restartCount": restarts}]}
         return move(see(child_of_train, pods=[pod("a", "Pending", **status)]))
 
-    assert after(2) == Wait("starts (a), after: no room for the weights")
+    assert after(2) == Wait("starts (a, after: no room for the weights)")
     found = after(6)
     assert isinstance(found, Fail)
     assert found.give_up is child_of_train
