@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import medvl_jobs
 from medvl_jobs.errors import MedvlError, PreemptedError, SettingsError, TryAgainError
+from medvl_jobs.processes import leave_last_words
 from medvl_jobs.settings.environment import read_environment, read_topology
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings, load_settings
@@ -236,10 +237,4 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
 
 def _last_words(error: dict[str, str | int]) -> None:
     """One JSON line on the termination log, which Kubernetes shows as the pod's reason."""
-    path = read_environment().termination_log
-    if not path.exists() and path.parent == Path("/dev"):
-        return  # on a laptop there is no /dev/termination-log, and none is made
-    try:
-        path.write_text(json.dumps(error) + "\n", encoding="utf-8")
-    except OSError as unwritable:  # it must not take the place of the error that it was to report
-        print(f"medvl: the termination log cannot be written: {unwritable}", file=sys.stderr)
+    leave_last_words(json.dumps(error) + "\n", read_environment().termination_log)

@@ -1,10 +1,11 @@
-"""Child processes that neither outlive us nor lose their exit code."""
+"""Processes: children that neither outlive us nor lose their exit code, and the last words of a job."""
 
 from __future__ import annotations
 
 import ctypes
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -13,6 +14,16 @@ def die_with_parent() -> None:
     """For ``preexec_fn``: without it a child goes on after ``kill -9`` of its parent, and the next start runs two."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def leave_last_words(text: str, termination_log: Path) -> None:
+    """Write what Kubernetes shows as the pod's reason. A laptop has no ``/dev/termination-log``, and gets none."""
+    if not termination_log.exists() and termination_log.parent == Path("/dev"):
+        return
+    try:
+        termination_log.write_text(text, encoding="utf-8")
+    except OSError as unwritable:  # it must not take the place of the error that it was to report
+        print(f"medvl: the termination log cannot be written: {unwritable}", file=sys.stderr)
 
 
 def shell_code(returncode: int) -> int:

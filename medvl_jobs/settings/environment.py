@@ -72,8 +72,12 @@ class Topology:
         """Whether this process is to start the others, and not to train itself."""
         return self.local_rank is None and self.machines * self.processes > 1
 
+    def environment(self, local_rank: int, termination_log: Path) -> dict[str, str]:
+        """The whole environment of one of the processes to start: this one's, its place, its own termination log."""
+        return {**os.environ, **self.of_process(local_rank), "MEDVL_TERMINATION_LOG": str(termination_log)}
+
     def of_process(self, local_rank: int) -> dict[str, str]:
-        """The variables of one of the processes to start."""
+        """The variables that tell one of the processes its place."""
         # One machine needs neither the cluster's name service nor the Service of the job.
         address = "127.0.0.1" if self.machines == 1 else self.master[0]
         return {

@@ -9,7 +9,6 @@ whatever its processes end with, and kills them 30 seconds after SIGTERM, in the
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from medvl_jobs.errors import PERMANENT, PreemptedError
-from medvl_jobs.processes import die_with_parent, shell_code
+from medvl_jobs.processes import die_with_parent, leave_last_words, shell_code
 from medvl_jobs.settings.environment import Topology
 
 log = logging.getLogger(__name__)
@@ -46,10 +45,8 @@ def launch(words: Sequence[str], topology: Topology, termination_log: Path) -> i
             path.touch()
         children = _Children(words, topology, logs)
         code, rank = children.wait()
-        said = logs[rank].read_bytes()
-        if said and (termination_log.exists() or termination_log.parent != Path("/dev")):
-            with suppress(OSError):  # it must not take the place of the exit code
-                termination_log.write_bytes(said)
+        if said := logs[rank].read_text(encoding="utf-8", errors="replace"):
+            leave_last_words(said, termination_log)
     return code
 
 
@@ -62,10 +59,9 @@ class _Children:
             "starting %d processes, on machine %d of %d", topology.processes, topology.machine + 1, topology.machines
         )
         for rank, log_file in enumerate(logs):
-            own = {**topology.of_process(rank), "MEDVL_TERMINATION_LOG": str(log_file)}
             process = subprocess.Popen(
                 [sys.executable, "-m", "medvl_jobs", *words],
-                env={**os.environ, **own},  # noqa: TID251
+                env=topology.environment(rank, log_file),
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )
             self.processes.append(process)

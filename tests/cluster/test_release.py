@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -163,14 +164,20 @@ def test_a_coordinator_that_is_killed_at_every_stage_and_a_training_that_is_evic
     assert steps[-1] == next(loss_lines(log))["total_steps"]
 
 
+def installed_together(
+    cluster: Cluster, server: seaweedfs.SeaweedFS, prefix: str, second: dict[str, Any] | None = None
+) -> tuple[Release, Release]:
+    """Two releases on one store; ``second``: what the second one has different."""
+    one, two = (Release(cluster, server, name=name, prefix=prefix) for name in ("one", "two"))
+    one.install()
+    two.install(second)
+    return one, two
+
+
 def test_two_releases_of_one_run_take_turns(
     cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
 ) -> None:
-    prefix = copied("runs/", "predictions/")
-    one = Release(cluster, inputs, name="one", prefix=prefix)
-    two = Release(cluster, inputs, name="two", prefix=prefix)
-    one.install()
-    two.install()
+    one, two = installed_together(cluster, inputs, copied("runs/", "predictions/"))
     said = {release.name: release.finish() for release in (one, two)}
     waited = [name for name, text in said.items() if "another coordinator has this run" in text]
     assert len(waited) == 1, said
@@ -183,11 +190,7 @@ def test_two_releases_of_one_run_take_turns(
 def test_two_runs_that_share_a_stage_make_it_once(
     cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
 ) -> None:
-    prefix = copied("runs/", "predictions/")
-    one = Release(cluster, inputs, name="one", prefix=prefix)
-    two = Release(cluster, inputs, name="two", prefix=prefix)
-    one.install()
-    two.install({"run": {"name": "another"}})
+    one, two = installed_together(cluster, inputs, copied("runs/", "predictions/"), {"run": {"name": "another"}})
     for release in (one, two):
         release.finish()
     evaluated = [stage for release in (one, two) for stage in release.stages() if stage.startswith("eval")]
