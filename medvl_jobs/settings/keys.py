@@ -13,7 +13,7 @@ from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings
 
-STAGE_VERSIONS = {"prep": 2, "train": 1, "eval": 1, "report": 1}
+STAGE_VERSIONS = {"prep": 2, "train": 2, "eval": 1, "report": 1}
 """Raised by hand when a stage's code makes other output from the same settings; old results are then not reused."""
 
 _NOT_PINNED = "the run is not pinned: call pipeline.pin.pin(settings) first"
