@@ -31,6 +31,8 @@ LOGIT_COPIES = 3
 EXPERT_TRANSIENTS = 4
 """Tensors as large as all routed tokens that live for a moment in the experts' backward pass, beside what is saved.
 Found with a memory profile, see the tests: between three and four."""
+LOGITS_BYTES = 256 * 2**20
+"""float32 logits that exist at a time: the loss takes its labelled positions in chunks of so many (`train.loss`)."""
 LIVE_LAYERS = 2
 """Layers that are whole on each GPU under ZeRO-3: the one in use, and the next one, fetched ahead."""
 
@@ -107,6 +109,11 @@ class Memory:
         """The peak: of logits and a layer's backward pass the larger one."""
         kept = self.weights + self.lora + self.gradients + self.optimiser + self.gathered + self.inputs
         return kept + self.activations + max(self.logits, self.layer) + self.fragmentation + self.runtime
+
+
+def head_chunk(vocabulary: int) -> int:
+    """Labelled positions whose logits exist at a time: `LOGITS_BYTES` of float32, and one at least."""
+    return max(1, LOGITS_BYTES // (FULL * vocabulary))
 
 
 def memory(setup: Setup, zero: Zero) -> Memory:
