@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils.logging import disable_progress_bar
 
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError, TryAgainError
+from medvl_jobs.model.layouts import comparing_whole_shapes, refuse_square_experts
 from medvl_jobs.model.weights import place
 from medvl_jobs.settings.model import ModelSettings
 
@@ -69,21 +70,35 @@ def load_processor(model: ModelSettings) -> ImageTextProcessor:
     return ImageTextProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
 
-def load_model(model: ModelSettings, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """The model in the settings' dtype, in eval mode.
+def load_model(
+    model: ModelSettings,
+    device: torch.device | str | None = "cpu",
+    *,
+    kind: type[PreTrainedModel] = Qwen3VLMoeForConditionalGeneration,
+) -> PreTrainedModel:
+    """The model in the settings' dtype, in eval mode, its experts in either of the two `layouts`.
 
-    Raises `MissingInputError` when the checkpoint is not there, `SchemaMismatchError` when it is another architecture.
+    ``device`` none: where DeepSpeed puts it, for ZeRO-3, which deals out each weight while it is loaded.
+    Raises `MissingInputError` when the checkpoint, or one of its weights, is not there, `SchemaMismatchError` when it
+    is another architecture.
     """
     check_architecture(model)
     path, revision = place(model)
-    with _loading(model):
-        loaded = Qwen3VLMoeForConditionalGeneration.from_pretrained(
+    with _loading(model), comparing_whole_shapes():
+        loaded, found = kind.from_pretrained(
             path,
             revision=revision,
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attention,
             experts_implementation=model.experts,
-            device_map={"": device},
+            device_map=None if device is None else {"": device},
+            output_loading_info=True,
+        )
+    if found["missing_keys"]:  # transformers draws them at random, and says so in a log line
+        raise MissingInputError(
+            f"the base model lacks {len(found['missing_keys'])} of its weights, such as {min(found['missing_keys'])}",
+            where=model.path,
+            remedy="set model.path to a whole checkpoint",
         )
     return loaded.eval()
 
@@ -104,6 +119,7 @@ def check_architecture(model: ModelSettings) -> None:
             where=model.path,
             remedy="set model.path to Qwen3-VL-30B-A3B-Instruct or another Qwen3-VL-MoE checkpoint",
         )
+    refuse_square_experts(values, model.path)
 
 
 @contextmanager
