@@ -26,15 +26,8 @@ from medvl_jobs.model.collate import Batch, training_batch
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.train import LoraSettings, TrainSettings
 from medvl_jobs.train.lora import add_lora, trainable_parameters
-from medvl_jobs.train.planner.memory import (
-    FULL,
-    LOGIT_COPIES,
-    ZEROS,
-    Setup,
-    Workload,
-    memory,
-    saved_activations,
-)
+from medvl_jobs.train.planner.memory import LOGIT_COPIES, memory, saved_activations
+from medvl_jobs.train.planner.setup import FULL, ZEROS, Setup, Workload
 from medvl_jobs.train.planner.shape import ModelShape
 
 CONFIG = json.loads((Path(__file__).parents[1] / "fixtures" / "qwen3-vl-30b-a3b.json").read_text())

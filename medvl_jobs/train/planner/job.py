@@ -19,9 +19,9 @@ from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.open import open_storage
-from medvl_jobs.train.planner.choose import Estimate, choose, estimates, nearest
+from medvl_jobs.train.planner.choose import Estimate, choose, estimates, refusal
 from medvl_jobs.train.planner.gpus import GPUS, Gpu
-from medvl_jobs.train.planner.memory import Setup, Workload
+from medvl_jobs.train.planner.setup import Setup, Workload
 from medvl_jobs.train.planner.shape import ModelShape
 
 TOKENS_PER_WORD = 1.65
@@ -46,14 +46,7 @@ class Plan:
         """The estimate that a training would run under. Raises `SettingsError` when none of them fits."""
         if (chosen := choose(self.estimates)) is not None:
             return chosen
-        least = self.estimates[0].memory.total
-        words = nearest(self.setup, self.gpu)
-        raise SettingsError(
-            f"the training needs {_gb(least)} GB on each GPU, and an {self.gpu.name} has {_gb(self.gpu.memory_bytes)}",
-            where=f"train.batch_size={self.setup.train.batch_size}, examples of up to "
-            f"{self.setup.work.longest_tokens} tokens, {self.setup.gpus} × {self.gpu.name}",
-            remedy=f"the nearest that fits: {' '.join(words)}" if words else "train a smaller model",
-        )
+        raise refusal(self.setup, self.gpu.memory_bytes, self.gpu.name)
 
     def __str__(self) -> str:
         work, shape = self.setup.work, self.setup.shape
@@ -69,7 +62,6 @@ class Plan:
                 *_table(self.estimates, self.price),
                 "",
                 "Of logits and layer only the larger counts: the loss is over when a layer's backward pass begins.",
-                "The train stage runs zero 0; what sharing optimiser (2) or weights (3) would bring is for comparison.",
             ]
         )
 

@@ -9,18 +9,10 @@ by tensor, and a test compares it with what torch really keeps. Everything is fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from medvl_jobs.settings.model import ModelSettings
-from medvl_jobs.settings.train import TrainSettings
+from medvl_jobs.train.planner.setup import FULL, Setup, Zero
 from medvl_jobs.train.planner.shape import ModelShape
 
-Zero = Literal[0, 2, 3]
-"""What the GPUs share (Rajbhandari et al. 2020, arXiv 1910.02054): nothing; optimiser and gradients; weights too."""
-ZEROS: tuple[Zero, ...] = (0, 2, 3)
-
-FULL = 4
-"""Bytes of a float32: the adapter, its gradients, its two moments, every norm's input, the logits of the loss."""
 RUNTIME_BYTES = 2 * 10**9
 """CUDA's context, its libraries' own buffers and NCCL's: an assumption, of the order that nvidia-smi shows."""
 FRAGMENTATION = 0.1
@@ -35,50 +27,6 @@ LOGITS_BYTES = 256 * 2**20
 """float32 logits that exist at a time: the loss takes its labelled positions in chunks of so many (`train.loss`)."""
 LIVE_LAYERS = 2
 """Layers that are whole on each GPU under ZeRO-3: the one in use, and the next one, fetched ahead."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What is known of the train split. Tokens of an example are its image's, its question's and its answer's."""
-
-    examples: int
-    mean_tokens: float
-    longest_tokens: int
-    answer_tokens: float
-    """Labelled tokens of an average example."""
-    image_tokens: float
-    """Visual tokens of an average example."""
-
-    @property
-    def longest_answer(self) -> float:
-        """The longest example is taken to be long by its answer."""
-        return self.longest_tokens - (self.mean_tokens - self.answer_tokens)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A training on so many GPUs, as far as memory and time depend on it."""
-
-    shape: ModelShape
-    model: ModelSettings
-    train: TrainSettings
-    work: Workload
-    gpus: int
-
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of a number in ``model.dtype``."""
-        return 2 if self.model.dtype == "bfloat16" else FULL
-
-    @property
-    def lora_parameters(self) -> int:
-        """Trainable parameters."""
-        return self.shape.lora_parameters(self.train.lora)
-
-    @property
-    def largest_batch(self) -> int:
-        """Tokens of the largest batch, padding included."""
-        return self.train.batch_size * self.work.longest_tokens
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 from medvl_jobs.train.planner.gpus import Gpu
-from medvl_jobs.train.planner.memory import FULL, LOGIT_COPIES, Setup, Zero, layer_activations
+from medvl_jobs.train.planner.memory import LOGIT_COPIES, layer_activations
+from medvl_jobs.train.planner.setup import FULL, Setup, Zero
 
 BACKWARD_ATTENTION = 2.5
 """Scores are computed again and give four more products, against two in the forward pass (Dao et al. 2022, §3.1)."""
