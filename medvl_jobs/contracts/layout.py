@@ -21,6 +21,7 @@
       base_model.json                   fingerprint of the base model that it belongs to
       trainer_log.jsonl  training_loss.png  all_results.json
       checkpoints/step-000100/…         each with its own manifest.json
+      bad_steps/000007-0.json           examples of a step without a finite loss, of one process
       manifest.json
     predictions/<key>/
       part-00000.jsonl …                one line per finished example, appended in the order they finish
@@ -121,6 +122,11 @@ def checkpoints(key: str) -> str:
 def checkpoint(key: str, step: int) -> str:
     """Prefix of one checkpoint; zero-padded so that key order is step order."""
     return f"{checkpoints(key)}/step-{step:06d}"
+
+
+def bad_step(key: str, step: int, process: int) -> str:
+    """What a step without a finite loss had, as one process saw it."""
+    return f"{adapter(key)}/bad_steps/{step:06d}-{process}.json"
 
 
 def predictions(key: str) -> str:

@@ -77,10 +77,19 @@ class PromptRenderer:
 
     def count_tokens(self, width: int, height: int, answer: str | None = None) -> int:
         """Length of an example, image tokens included, from the image's size alone: nothing is decoded."""
-        patches: int = self.processor.image_processor.get_number_of_image_patches(height, width, {})
         # The rendered prompt holds one placeholder per image; the processor writes one per merged patch instead.
-        prompt = len(self._prompt_ids) - 1 + patches // self.processor.image_processor.merge_size**2
+        prompt = len(self._prompt_ids) - 1 + self.count_image_tokens(width, height)
         return prompt + (len(self.answer_ids(answer)) if answer is not None else 0)
+
+    def count_image_tokens(self, width: int, height: int) -> int:
+        """Tokens of an image of this size in pixels."""
+        patches: int = self.processor.image_processor.get_number_of_image_patches(height, width, {})
+        return patches // self.merge_size**2
+
+    @property
+    def merge_size(self) -> int:
+        """Patches of each side that make one token."""
+        return int(self.processor.image_processor.merge_size)
 
     def decode(self, ids: torch.Tensor) -> str:
         """The text of generated tokens, without special tokens."""

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 import transformers
-from peft import PeftModel
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import Manifest, Provenance
-from medvl_jobs.errors import PreemptedError, SettingsError
+from medvl_jobs.errors import PreemptedError
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
 from medvl_jobs.model.dataset import open_split
 from medvl_jobs.model.prompts import PromptRenderer
-from medvl_jobs.settings.environment import read_environment
+from medvl_jobs.settings.environment import read_environment, read_topology
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import Publication, read_manifest, require_manifest
+from medvl_jobs.train.arguments import training_arguments
 from medvl_jobs.train.artifacts import all_results, loss_figure, model_card, trainer_log
+from medvl_jobs.train.batches import MicroBatch, Schedule
 from medvl_jobs.train.callbacks import LogLines, StopOnSigterm, StoreCheckpoints, training_lines
 from medvl_jobs.train.checkpoints import CheckpointStore
-from medvl_jobs.train.data import TrainingExamples
+from medvl_jobs.train.data import MicroBatches, StepLoader, TrainingExamples, worker_count
 from medvl_jobs.train.lora import add_lora, trainable_parameters
+from medvl_jobs.train.loss import AnswerLossModel
+from medvl_jobs.train.trainer import AnswerTrainer, BadStep
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +50,25 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         scratch = Path(folder)
         set_threads(settings.model)
         arguments = training_arguments(settings, scratch)  # first: it gives this process its GPU
-        refuse_data_parallel(arguments)
         if arguments.process_index > 0:
             logging.getLogger("medvl_jobs").setLevel(logging.WARNING)  # all processes share one log
         renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
         rows = open_split(storage, keys.prep, "train", scratch)
         examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
+        schedule = Schedule(examples.lengths, settings.train, arguments.world_size)
         transformers.set_seed(settings.train.seed)  # the adapter's A is drawn before the Trainer seeds anything
-        model = add_lora(load_model(settings.model, best_device()), settings.train.lora)
+        model = add_lora(load_model(settings.model, best_device(), kind=AnswerLossModel), settings.train.lora)
         trainable, total = trainable_parameters(model)
         log.info("training %d of %d parameters on %d examples", trainable, total, len(examples))
         checkpoints = CheckpointStore(storage, keys.adapter, keep=settings.train.keep_checkpoints)
-        trainer = fit(model, examples, arguments, checkpoints, scratch)
+        trainer = AnswerTrainer(
+            model=model,
+            args=arguments,
+            loader=step_loader(settings, examples, schedule, arguments),
+            bad_steps=settings.train.limits.bad_steps,
+            on_bad_step=bad_step_writer(storage, keys.adapter, arguments.process_index, examples),
+        )
+        fit(trainer, checkpoints, scratch)
         if trainer.is_world_process_zero():
             publication = Publication(storage, prefix)
             write_adapter(publication, settings, trainer, layout.prepared(keys.prep), scratch)
@@ -68,71 +77,24 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
     return require_manifest(storage, prefix, "train")
 
 
-def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArguments:
-    """Our settings in the Trainer's words."""
-    train = settings.train
-    return TrainingArguments(
-        output_dir=str(scratch / "trainer"),
-        num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.scheduler,
-        warmup_steps=train.warmup_ratio,  # a float below 1 is a share of all steps
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        activation_checkpointing=train.activation_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        bf16=settings.model.dtype == "bfloat16",
-        seed=train.seed,
-        logging_steps=train.log_every_steps,
-        save_steps=train.save_every_steps,
-        save_total_limit=1,  # on this machine; the store keeps its own number
-        include_num_input_tokens_seen="non_padding",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to=[],
-        use_cpu=not torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,  # every LoRA module takes part in every step
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=not sys.stderr.isatty(),
-    )
+def step_loader(
+    settings: RunSettings, examples: TrainingExamples, schedule: Schedule, arguments: TrainingArguments
+) -> StepLoader:
+    """This process's share of the data."""
+    batches = MicroBatches(examples, packing=settings.train.packing, dtype=getattr(torch, settings.model.dtype))
+    workers = worker_count(settings.train, read_topology().processes)
+    return StepLoader(batches, schedule, arguments.process_index, workers)
 
 
-def refuse_data_parallel(arguments: TrainingArguments) -> None:
-    """Raises `SettingsError` where the Trainer would wrap the model in ``DataParallel``.
-
-    That splits every tensor of a batch along its first axis, and ours have three different ones: examples, image
-    patches and labelled tokens.
-    """
-    if arguments.n_gpu > 1:
-        raise SettingsError(
-            f"one process sees {arguments.n_gpu} GPUs",
-            where="train",
-            remedy=f"start one process per GPU: torchrun --nproc-per-node {arguments.n_gpu} -m medvl_jobs train …",
-        )
-
-
-def fit(
-    model: PeftModel,
-    examples: TrainingExamples,
-    arguments: TrainingArguments,
-    checkpoints: CheckpointStore,
-    scratch: Path,
-) -> Trainer:
-    """Train to the end, or to SIGTERM; returns the trainer in its last state."""
+def fit(trainer: AnswerTrainer, checkpoints: CheckpointStore, scratch: Path) -> None:
+    """Train to the end, or to SIGTERM."""
     stop = StopOnSigterm()
-    samples_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=examples.collator(),
-        # The stop asks for a checkpoint, and a checkpoint asks for a log line: in this order.
-        callbacks=[stop, LogLines(samples_per_step), StoreCheckpoints(checkpoints)],
-    )
+    # The stop asks for a checkpoint, and a checkpoint asks for a log line: in this order.
+    for callback in (stop, LogLines(trainer.schedule.examples_per_step), StoreCheckpoints(checkpoints)):
+        trainer.add_callback(callback)
     trainer.remove_callback(transformers.PrinterCallback)  # it prints the same steps as Python dicts
     resume = checkpoints.restore_latest(scratch)
+    trainer.loader.first_step = int(resume.name.rpartition("-")[2]) if resume else 0
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if stop.stopped:
         raise PreemptedError(
@@ -140,16 +102,26 @@ def fit(
             where=layout.checkpoints(checkpoints.adapter_key),
             remedy="start the same command again: it resumes from there",
         )
-    return trainer
+
+
+def bad_step_writer(storage: Storage, adapter_key: str, process: int, examples: TrainingExamples) -> BadStep:
+    """Writes down which examples a step without a finite loss had."""
+
+    def write(step: int, micro_batches: list[MicroBatch], loss: float) -> None:
+        ids = [examples.ids(each) for each in micro_batches]
+        found = {"step": step, "process": process, "loss": repr(loss), "micro_batches": ids}
+        storage.write_bytes(layout.bad_step(adapter_key, step, process), json.dumps(found, indent=2).encode())
+
+    return write
 
 
 def provenance(
-    settings: RunSettings, keys: StageKeys, prepared: Manifest, trainer: Trainer, started: float
+    settings: RunSettings, keys: StageKeys, prepared: Manifest, trainer: AnswerTrainer, started: float
 ) -> Provenance:
     """What the manifest says of this training."""
     environment = read_environment()
     seconds = time.monotonic() - started
-    examples: TrainingExamples = trainer.train_dataset
+    examples = trainer.loader.dataset
     return Provenance(
         stage="train",
         key=keys.adapter,
@@ -164,13 +136,13 @@ def provenance(
 
 
 def write_adapter(
-    publication: Publication, settings: RunSettings, trainer: Trainer, prepared: str, scratch: Path
+    publication: Publication, settings: RunSettings, trainer: AnswerTrainer, prepared: str, scratch: Path
 ) -> None:
     """The adapter in PEFT's format, its card, the log, the curve and the totals."""
     folder = scratch / "adapter"
     trainer.model.save_pretrained(folder)
     lines = training_lines(trainer.state)
-    results = all_results(lines, round(lines[-1]["epoch"] * len(trainer.train_dataset)))
+    results = all_results(lines, trainer.schedule.totals(trainer.state.global_step).examples)
     parameters = trainable_parameters(trainer.model)
     (folder / "README.md").write_text(model_card(settings, results, parameters, prepared), encoding="utf-8")
     base = {"path": settings.model.path, "fingerprint": settings.model.fingerprint}

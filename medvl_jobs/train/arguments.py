@@ -1,0 +1,62 @@
+"""Our settings in the Trainer's words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from medvl_jobs.errors import SettingsError
+from medvl_jobs.settings.run import RunSettings
+
+
+def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArguments:
+    """What the Trainer is told. Making it gives this process its GPU and joins it to the others.
+
+    One epoch and no accumulation: for the Trainer the schedule is one long epoch, whose batches are whole steps.
+    """
+    train = settings.train
+    arguments = TrainingArguments(
+        output_dir=str(scratch / "trainer"),
+        num_train_epochs=1,
+        per_device_train_batch_size=train.batch_size,
+        ignore_data_skip=True,  # the loader begins where the checkpoint ends
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.scheduler,
+        warmup_steps=train.warmup_ratio,  # a float below 1 is a share of all steps
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        activation_checkpointing=train.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=settings.model.dtype == "bfloat16",
+        seed=train.seed,
+        logging_steps=train.log_every_steps,
+        logging_nan_inf_filter=False,  # it would log the last loss again in the place of one that is none
+        save_steps=train.save_every_steps,
+        save_total_limit=1,  # on this machine; the store keeps its own number
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,  # every LoRA module takes part in every step
+        ddp_timeout=round(train.limits.hang_minutes * 60),
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    refuse_data_parallel(arguments)
+    return arguments
+
+
+def refuse_data_parallel(arguments: TrainingArguments) -> None:
+    """Raises `SettingsError` where the Trainer would wrap the model in ``DataParallel``.
+
+    That splits every tensor of a batch along its first axis, and ours have three different ones: examples, image
+    patches and labelled tokens.
+    """
+    if arguments.n_gpu > 1:
+        raise SettingsError(
+            f"one process sees {arguments.n_gpu} GPUs",
+            where="train",
+            remedy=f"start one process per GPU: torchrun --nproc-per-node {arguments.n_gpu} -m medvl_jobs train …",
+        )
