@@ -83,9 +83,9 @@ class Schedule(Sequence[Step]):
             )
         self.lengths, self.train, self.processes = lengths, train, processes
         self.examples_per_step = train.batch_size * train.gradient_accumulation * processes
-        # An epoch ends with what is left over. Is that less than an example each, the step before takes it too.
-        whole, rest = divmod(len(lengths), self.examples_per_step)
-        self.steps_per_epoch = max(whole + (rest >= processes), 1)
+        # What is left over when every process has equally many sits out this epoch: other examples each time.
+        self.examples_per_epoch = len(lengths) - len(lengths) % processes
+        self.steps_per_epoch = -(-self.examples_per_epoch // self.examples_per_step)
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
         self._step = lru_cache(maxsize=64)(self._made)
         self._sums = [Totals()]
@@ -101,11 +101,11 @@ class Schedule(Sequence[Step]):
     def _made(self, number: int) -> Step:
         epoch, within = divmod(number, self.steps_per_epoch)
         start = within * self.examples_per_step
-        last = within == self.steps_per_epoch - 1
-        examples = self._epoch(epoch)[start : None if last else start + self.examples_per_step]
+        end = min(start + self.examples_per_step, self.examples_per_epoch)
+        examples = self._epoch(epoch)[start:end]
         micro_batches = deal(examples.tolist(), self.lengths.tokens, self.train, self.processes)
         return Step(
-            epoch=epoch + (start + len(examples)) / len(self.lengths),
+            epoch=epoch + end / self.examples_per_epoch,
             micro_batches=micro_batches,
             totals=Totals(
                 examples=len(examples),
@@ -142,7 +142,7 @@ def cost(lengths: Sequence[int], *, packing: bool) -> int:
 def deal(
     examples: Sequence[int], tokens: np.ndarray, train: TrainSettings, processes: int
 ) -> tuple[tuple[MicroBatch, ...], ...]:
-    """Deal the examples of a step (no fewer than ``processes``) to ``[process][number]``.
+    """Deal the examples of a step (a multiple of ``processes``) to ``[process][number]``.
 
     With ``train.batch_tokens`` the longest come first, and the forward passes are about equally full; without, examples
     stay as they were drawn, ``train.batch_size`` a pass. Either way processes work on like lengths at the same time.
