@@ -20,7 +20,10 @@
       adapter_config.json  adapter_model.safetensors  README.md
       base_model.json                   fingerprint of the base model that it belongs to
       trainer_log.jsonl  training_loss.png  all_results.json
-      checkpoints/step-000100/…         each with its own manifest.json
+      checkpoints/step-000100/
+        process-00000/…                 what each process has of it
+        process-00001.5f1c02d9.json     the list of one, of the attempt 5f1c02d9, which the first process waits for
+        manifest.json
       bad_steps/000007-0.json           examples of a step without a finite loss, of one process
       manifest.json
     predictions/<key>/
@@ -122,6 +125,16 @@ def checkpoints(key: str) -> str:
 def checkpoint(key: str, step: int) -> str:
     """Prefix of one checkpoint; zero-padded so that key order is step order."""
     return f"{checkpoints(key)}/step-{step:06d}"
+
+
+def checkpoint_files(process: int) -> str:
+    """Folder of one process's files, under a checkpoint."""
+    return f"process-{process:05d}"
+
+
+def checkpoint_list(key: str, step: int, process: int, attempt: str) -> str:
+    """Key of the list of one process's files; ``attempt`` is new with every start of the training."""
+    return f"{checkpoint(key, step)}/{checkpoint_files(process)}.{attempt}.json"
 
 
 def bad_step(key: str, step: int, process: int) -> str:

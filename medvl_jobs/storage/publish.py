@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -67,6 +68,15 @@ class Publication:
         data = self._storage.read_bytes(self._key(path))
         self._remember(path, len(data), hashlib.sha256(data).hexdigest(), rows)
 
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """What the manifest will list so far, sorted by path."""
+        return tuple(self._files[path] for path in sorted(self._files))
+
+    def include(self, files: Iterable[FileEntry]) -> None:
+        """List files that another process of the same stage has stored and hashed."""
+        self._files |= {entry.path: entry for entry in files}
+
     def finish(self, provenance: Provenance) -> Manifest:
         """Write the manifest, after which the output exists. Returns the one that counts.
 
@@ -75,7 +85,7 @@ class Publication:
         """
         ours = Manifest(
             **dict(provenance),
-            files=tuple(self._files[path] for path in sorted(self._files)),
+            files=self.files,
             code_version=medvl_jobs.__version__,
             library_versions=library_versions(),
             peak_memory_bytes=peak_memory_bytes(),
