@@ -197,22 +197,18 @@ class CheckpointStore:
 
     def _refuse_another_contract(self, step: int, manifest: Manifest) -> None:
         then, now = manifest.settings, self.contract
-        names = [*now, *(name for name in then if name not in now)]
-        differences = [
-            f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now"
-            for name in names
-            if then.get(name) != now.get(name)
-        ]
-        if not differences:
+        names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+        if not names:
             return
-        same = "set these back to what they were"
-        if then.get(_PROCESSES) != now.get(_PROCESSES):
-            same = f"train on {then.get(_PROCESSES)} processes (GPUs) again, and {same}"
+        differences = [f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now" for name in names]
+        undo = ["set them back to what they were"] if names != [_PROCESSES] else []
+        if _PROCESSES in names:
+            undo.insert(0, f"train on {then.get(_PROCESSES)} processes (GPUs) again")
         where = f"{self.storage.uri}/{self.prefix}"
         raise SchemaMismatchError(
             f"the checkpoint of step {step} was made under other conditions: {'; '.join(differences)}",
             where=where,
-            remedy=f"{same}; or delete {where} to train from the beginning",
+            remedy=f"{', and '.join(undo)}; or delete {where} to train from the beginning",
         )
 
     def _drop_older(self, step: int) -> None:

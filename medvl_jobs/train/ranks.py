@@ -42,7 +42,7 @@ class Ranks:
         """For each of the values the largest that a process has: one small all-reduce."""
         if self.world == 1:
             return list(values)
-        agreed = torch.tensor(values, device=self.device)
+        agreed = torch.tensor(values, dtype=torch.int64, device=self.device)
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         return cast("list[int]", agreed.tolist())
 
