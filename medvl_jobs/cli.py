@@ -21,7 +21,9 @@ from medvl_jobs.errors import MedvlError, PreemptedError, SettingsError, TryAgai
 from medvl_jobs.processes import leave_last_words
 from medvl_jobs.settings.environment import read_environment, read_topology
 from medvl_jobs.settings.eval import Variant
+from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings, load_settings
+from medvl_jobs.storage.base import Storage
 
 INTERRUPTED = 130
 _EPILOG = """\
@@ -67,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "prep":
             command.add_argument("--check", action="store_true", help="judge the data and stop: table, card, page")
             command.add_argument("--workers", type=int, metavar="N", help="processes; the same as prep.workers=N")
+        if name == "train":
+            command.add_argument(
+                "--check", action="store_true", help="look for all that would go wrong, and stop: table"
+            )
         if name == "run":
             command.add_argument("--executor", choices=("local", "cluster"), default="local")
             command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
@@ -215,9 +221,7 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     keys = stage_keys(settings)
     match arguments.command:
         case "train":
-            from medvl_jobs.train import job as train
-
-            train.run(settings, storage, keys)
+            _train(settings, storage, keys, check=arguments.check)
         case "eval":
             from medvl_jobs.eval import job as evaluate
 
@@ -233,6 +237,21 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
             print((arguments.out / "report.md").read_text(encoding="utf-8"))
             print("\n".join(map(str, judged)))
             require(judged)
+
+
+def _train(settings: RunSettings, storage: Storage, keys: StageKeys, *, check: bool) -> None:
+    from medvl_jobs.train.preflight.libraries import require_libraries
+
+    require_libraries(settings)  # first: what the rest imports is not there in every version
+    if check:
+        from medvl_jobs.train.preflight import job as preflight
+
+        if found := preflight.check(settings, storage, keys):  # of several processes the first one's
+            print(found)
+    else:
+        from medvl_jobs.train import job as train
+
+        train.run(settings, storage, keys)
 
 
 def _last_words(error: dict[str, str | int]) -> None:
