@@ -22,6 +22,14 @@ class AnswerLossModel(Qwen3VLMoeForConditionalGeneration):
     A sum, because only who knows all micro-batches of a step can divide it by their labelled tokens.
     """
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """As the stock class: transformers looks for a decorator in the source of a class's module, which is this one.
+
+        Else it refuses to load with ``grouped_mm``.
+        """
+        return bool(Qwen3VLMoeForConditionalGeneration._can_set_experts_implementation())
+
     def forward(self, shift_labels: torch.Tensor | None = None, **inputs: Any) -> Any:
         """Sum over T of −log p(label), in nats, float32; without ``shift_labels`` [T], what the stock model gives.
 
@@ -95,8 +103,12 @@ def _chunk(logits_CV: torch.Tensor, labels_C: torch.Tensor) -> tuple[torch.Tenso
 
 @contextmanager
 def whole(parameter: torch.nn.Parameter) -> Iterator[torch.nn.Parameter]:
-    """A parameter with all its values, also under ZeRO-3, where each process holds a share of it."""
-    if not hasattr(parameter, "ds_status"):
+    """A parameter with all its values, also under ZeRO-3, where each process holds a share of it.
+
+    DeepSpeed remembers who asked for it: from the second forward pass on it brings it itself, and takes it away again
+    after the pass. Taking it away here as well would be an error.
+    """
+    if not getattr(parameter, "ds_status", None) or parameter.ds_active_sub_modules:
         yield parameter
         return
     # Here and not above: it takes three seconds, and only who trains with ZeRO-3 has such parameters.

@@ -47,6 +47,7 @@ def refused(findings: list[Finding]) -> list[str]:
 
 def host(*found: gpus.Gpu, **changes: Any) -> gpus.Machine:
     told: dict[str, Any] = {"torch": "2.13.0", "cuda": "12.8", "driver": "NVRM version: 570.1", **changes}
+    told.setdefault("architectures", ("sm_70", "sm_80", "sm_90"))
     return gpus.Machine(found, **told)
 
 
@@ -190,6 +191,23 @@ def test_as_many_gpus_as_processes() -> None:
 def test_gpus_and_processes(machine_: gpus.Machine, processes: int, verdict: str) -> None:
     (found,) = (each for each in gpus.gpu_findings(machine_, processes, settings()) if each.name == "GPUs")
     assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        (("sm_80", "sm_90"), (9, 0), True),
+        (("sm_80", "sm_86"), (8, 9), True),
+        (("sm_80", "sm_90a"), (10, 0), False),
+        (("sm_80", "sm_90", "compute_90"), (10, 0), True),
+        (("sm_90",), (8, 0), False),
+        (("compute_90",), (8, 0), False),
+        (("sm_90", "sm_100", "sm_120"), (12, 0), True),
+    ],
+)
+def test_torch_is_compiled_for_the_gpu(architectures: tuple[str, ...], capability: tuple[int, int], runs: bool) -> None:
+    machine_ = host(gpus.Gpu("a GPU", 10**11, capability), architectures=architectures)
+    assert refused(gpus.gpu_findings(machine_, 1, settings())) == ([] if runs else ["torch"])
 
 
 def test_the_drivers_complaint_is_passed_on() -> None:
@@ -433,6 +451,50 @@ def test_trying_the_experts_draws_nothing_from_the_training(grouped: Any) -> Non
     before = torch.get_rng_state()
     of_model.experts_finding(grouped, "grouped_mm")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_under_zero_3_the_experts_are_gathered_and_the_adapter_is_counted_whole() -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=_under_zero_3, args=(answers,))
+    process.start()
+    process.join(timeout=240)
+    assert process.exitcode == 0
+    experts, lora = answers.get(timeout=10)
+    assert experts.verdict == "ok", experts
+    whole = of_model.lora_finding(add_lora(tiny_model.base_model(), LoraSettings(rank=2)))
+    assert lora.value == whole.value
+
+
+def _under_zero_3(answers: Any) -> None:
+    from transformers import TrainingArguments
+
+    from medvl_jobs.model.checkpoint import load_model
+    from medvl_jobs.train import zero
+    from medvl_jobs.train.loss import AnswerLossModel
+
+    torch.set_num_threads(1)
+    asked = settings("train.zero=3", "model.dtype=float32")
+    config = zero.deepspeed_config(asked.train, asked.model)
+    zero.prepare_process(config)
+    arguments = TrainingArguments(deepspeed=config, use_cpu=True, report_to=[])
+    base = tiny_model.MODEL.model_copy(update={"experts": "grouped_mm"})
+    model = add_lora(load_model(base, None, kind=AnswerLossModel), LoraSettings(rank=2))
+    assert arguments.deepspeed is not None  # while it lives, models are dealt out
+    answers.put((of_model.experts_finding(model, "grouped_mm"), of_model.lora_finding(model)))
+
+
+def test_experts_without_weights_are_refused(grouped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = next(each for each in grouped.modules() if type(each).__name__.endswith("TextExperts"))
+    monkeypatch.setattr(experts.down_proj, "data", torch.zeros_like(experts.down_proj))
+    assert of_model.experts_finding(grouped, "grouped_mm").verdict == "refused"
+
+
+def test_no_model_is_refused_as_such(tmp_path: Path) -> None:
+    found, _ = of_model.planned_lora_finding(
+        tiny_model.MODEL.model_copy(update={"path": str(tmp_path)}), LoraSettings()
+    )
+    assert (found.verdict, found.error) == ("refused", errors.MissingInputError)
 
 
 @pytest.mark.parametrize("experts", ["none", "all"])

@@ -38,6 +38,8 @@ class Machine:
     """Version of CUDA that torch was built with; none for a build for CPUs."""
     driver: str | None
     """The driver's own words; none where there is none."""
+    architectures: tuple[str, ...] = ()
+    """What torch was compiled for: ``sm_90``, or ``compute_90`` for what the driver compiles for later GPUs too."""
     complaint: str = ""
     """Why torch can use no GPU, in its own words."""
 
@@ -55,7 +57,7 @@ def read_machine() -> Machine:
             torch.cuda.init()
         except RuntimeError as error:  # "The NVIDIA driver on your system is too old (found version …)"
             complaint = str(error).splitlines()[0]
-    return Machine(gpus, torch.__version__, torch.version.cuda, driver, complaint)
+    return Machine(gpus, torch.__version__, torch.version.cuda, driver, tuple(torch.cuda.get_arch_list()), complaint)
 
 
 def gpu_findings(machine: Machine, processes: int, settings: RunSettings) -> list[Finding]:
@@ -69,6 +71,7 @@ def gpu_findings(machine: Machine, processes: int, settings: RunSettings) -> lis
     least = min(each.capability for each in machine.gpus)
     return [
         _driver(machine),
+        *_architectures(machine),
         _count(machine, processes),
         *_bfloat16(machine, settings),
         *_flash_attention(machine, settings),
@@ -78,6 +81,28 @@ def gpu_findings(machine: Machine, processes: int, settings: RunSettings) -> lis
 
 def _driver(machine: Machine) -> Finding:
     return Finding("driver", f"{machine.driver or 'no version to be read'}; torch {machine.torch}, CUDA {machine.cuda}")
+
+
+def _architectures(machine: Machine) -> list[Finding]:
+    """Refuse a GPU that this torch has no code for: its first operation would end with "no kernel image"."""
+    lacking = [each for each in machine.gpus if not any(_runs(word, each.capability) for word in machine.architectures)]
+    if not lacking:
+        return []
+    what = f"torch {machine.torch} is not compiled for {lacking[0].name} ({_dotted(lacking[0].capability)})"
+    remedy = "install torch for a newer CUDA, or an older torch for an older GPU"
+    return [Finding("torch", what, "refused", ", ".join(machine.architectures), remedy, SchemaMismatchError)]
+
+
+def _runs(architecture: str, capability: tuple[int, int]) -> bool:
+    """Machine code runs on GPUs of its major version from its minor on, PTX on all that are not older."""
+    kind, _, digits = architecture.partition("_")
+    digits = digits.rstrip("af")  # sm_90a: with what this one architecture alone has
+    compiled = int(digits[:-1]), int(digits[-1])
+    return compiled <= capability and (kind == "compute" or compiled[0] == capability[0])
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"compute capability {capability[0]}.{capability[1]}"
 
 
 def _none(machine: Machine) -> Finding:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Qwen3VLMoeForConditionalGeneration
 
 from medvl_jobs.errors import MedvlError, SchemaMismatchError
+from medvl_jobs.model.checkpoint import check_architecture
 from medvl_jobs.model.weights import place
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.train import LoraSettings
 from medvl_jobs.train.lora import add_lora
-from medvl_jobs.train.loss import whole
+from medvl_jobs.train.loss import AnswerLossModel, whole
 from medvl_jobs.train.preflight.findings import Finding
 
 GROUPED, FALLBACK = "aten._grouped_mm", "transformers.grouped_mm_fallback"
@@ -79,7 +79,7 @@ def try_experts(experts: nn.Module) -> tuple[set[str], float, float]:
         with _Operations() as ran:
             found_TH = module(tokens_TH, index_TK, shares_TK)
         eager_TH = type(module).forward.__wrapped__(module, tokens_TH, index_TK, shares_TK)
-        difference = (found_TH - eager_TH).abs().max() / eager_TH.abs().max().clamp_min(1e-12)
+        difference = (found_TH - eager_TH).abs().max() / eager_TH.abs().max()  # nan where all is 0: no weights
     return ran.names, float(difference), TOLERANCE[weight.dtype]
 
 
@@ -101,11 +101,11 @@ def planned_lora_finding(model: ModelSettings, lora: LoraSettings) -> tuple[Find
     So an adapter that fits nowhere is refused before 60 GB are loaded.
     """
     path, revision = place(model)
-    architecture = Qwen3VLMoeForConditionalGeneration
     try:
+        check_architecture(model)
         with torch.device("meta"):
-            config = architecture.config_class.from_pretrained(path, revision=revision)
-            adapted = add_lora(architecture(config), lora)
+            config = AnswerLossModel.config_class.from_pretrained(path, revision=revision)
+            adapted = add_lora(AnswerLossModel(config), lora)
     except MedvlError as error:
         return Finding.of("LoRA", error), 0
     return lora_finding(adapted), sum(count for _, _, count in lora_table(adapted))
