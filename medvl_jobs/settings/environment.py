@@ -110,6 +110,17 @@ def read_topology() -> Topology:
     )
 
 
+def pose_as_the_only_process() -> bool:
+    """Set what torchrun would have set, for a process that nobody has given a place; returns whether that was so.
+
+    For DeepSpeed, which trains in no other.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return False
+    os.environ.update(read_topology().of_process(0))
+    return True
+
+
 def _whole(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal():
