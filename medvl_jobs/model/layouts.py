@@ -62,3 +62,18 @@ def comparing_whole_shapes() -> Iterator[None]:
         yield
     finally:
         Transpose.convert = original
+
+
+def is_expert(name: str) -> bool:
+    """Whether a weight of that name is of all experts of a layer."""
+    return name.endswith((".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"))
+
+
+def to_hub_layout(name: str, weight: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
+    """``weight`` as the hub's file has it: experts turned round if need be, everything else as it is."""
+    if not is_expert(name):
+        return weight
+    text = config["text_config"]
+    hidden, intermediate = text["hidden_size"], text["moe_intermediate_size"]
+    hub = (hidden, 2 * intermediate) if name.endswith("gate_up_proj") else (intermediate, hidden)
+    return weight if tuple(weight.shape[1:]) == hub else weight.transpose(1, 2).contiguous()
