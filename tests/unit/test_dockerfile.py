@@ -48,11 +48,23 @@ def test_every_installation_is_constrained() -> None:
 
 
 def test_what_only_the_gpu_images_have_is_locked() -> None:
-    """flash-attn's build finds its tools in the constraints, and what it and DeepSpeed require is pinned there."""
+    """flash-attn's build finds its tools in the constraints, and what it requires is pinned there."""
     constraints = (IMAGES / "constraints.txt").read_text(encoding="utf-8").lower()
     (tools,) = re.findall(r"grep -E '\^\(([\w|]+)\)==' constraints.txt", DOCKERFILE)
-    required = {*tools.split("|"), "einops", "hjson", "msgpack", "py-cpuinfo", "cuda-bindings", "nvidia-nvjitlink"}
+    required = {*tools.split("|"), "einops", "cuda-bindings", "nvidia-nvjitlink"}
     assert required - set(re.findall(r"^([\w-]+)==", constraints, re.MULTILINE)) == set()
+
+
+def test_deepspeed_comes_with_the_train_extra_and_no_other_way() -> None:
+    """One place for its version, in CPU and GPU images alike; what it requires is locked as well."""
+    words = [sys.executable, IMAGES / "requirements.py", "train", "eval"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {"deepspeed", "tensorboard"} <= set(listed)
+    assert "DEEPSPEED_VERSION" not in pinned()
+    constraints = (IMAGES / "constraints.txt").read_text(encoding="utf-8").lower()
+    required = {"deepspeed", "einops", "hjson", "msgpack", "ninja", "py-cpuinfo", "tensorboard", "grpcio"}
+    assert required - set(re.findall(r"^([\w-]+)==", constraints, re.MULTILINE)) == set()
+    assert re.search(r"DS_BUILD_OPS=0 pip --python /opt/venv install", DOCKERFILE)
 
 
 def test_the_build_sees_what_it_copies_and_no_more() -> None:
