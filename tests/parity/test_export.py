@@ -39,7 +39,7 @@ def in_shards(folder: Path, shards: int, *, hub: bool) -> RunSettings:
     if not hub:
         weights = {n: v.transpose(1, 2).contiguous() if ".experts." in n else v for n, v in weights.items()}
     (folder / "model.safetensors").unlink()
-    index = {}
+    index: dict[str, str] = {}
     for number in range(shards):
         part = {name: value for place, (name, value) in enumerate(weights.items()) if place % shards == number}
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
