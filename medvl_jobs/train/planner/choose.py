@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.settings.train import TrainSettings
 from medvl_jobs.train.planner.gpus import GPUS, Gpu
 from medvl_jobs.train.planner.memory import Memory, memory
-from medvl_jobs.train.planner.setup import Setup, Zero
+from medvl_jobs.train.planner.setup import ZEROS, Setup, Zero
 from medvl_jobs.train.planner.speed import Step, step, steps
 
 FEWEST_TOKENS = 256
@@ -88,17 +89,16 @@ def refusal(setup: Setup, gpu_memory_bytes: int, gpu: str) -> SettingsError:
 def nearest(setup: Setup, gpu_memory_bytes: int) -> tuple[str, ...] | None:
     """The settings to change so that it fits, those first that change the result least; none when nothing helps.
 
-    In this order: recompute activations; smaller micro-batches in as large a global batch; leave long examples out; a
-    larger GPU, and the same again there.
+    In this order: recompute activations; shorter forward passes in as large a global batch; share more, where a stage
+    was named; leave long examples out; a larger GPU, and the same again there; offload.
     """
     larger = sorted((each for each in GPUS.values() if each.memory_bytes > gpu_memory_bytes), key=_size)
     machines = ((), gpu_memory_bytes), *(((f"plan.gpu={each.name}",), each.memory_bytes) for each in larger)
     for moved, capacity in machines:
-        for words, train in _ladder(setup):
-            work = replace(setup.work, longest_tokens=min(setup.work.longest_tokens, train.max_tokens))
-            if fits(replace(setup, train=train, work=work), capacity):
-                return (*moved, *words)
-    return None
+        if (change := _first_that_fits(setup, _ladder(setup), capacity)) is not None:
+            return (*moved, *_words(setup.train, change))
+    change = _first_that_fits(setup, _offloading(setup), gpu_memory_bytes)
+    return None if change is None else _words(setup.train, change)
 
 
 def fits(setup: Setup, gpu_memory_bytes: int) -> bool:
@@ -106,25 +106,58 @@ def fits(setup: Setup, gpu_memory_bytes: int) -> bool:
     return any(memory(setup, zero).total <= gpu_memory_bytes for zero in setup.stages)
 
 
-def _ladder(setup: Setup) -> Iterator[tuple[tuple[str, ...], TrainSettings]]:
-    train, words = setup.train, tuple[str, ...]()
-    yield words, train
-    if not train.activation_checkpointing:
-        words = ("train.activation_checkpointing=true",)
-        train = train.model_copy(update={"activation_checkpointing": True})
-        yield words, train
-    batch, accumulation = train.batch_size, train.gradient_accumulation
-    for size in (each for each in range(batch - 1, 0, -1) if batch % each == 0):
-        more = accumulation * batch // size
-        train = train.model_copy(update={"batch_size": size, "gradient_accumulation": more})
-        yield (*words, f"train.batch_size={size}", f"train.gradient_accumulation={more}"), train
-    if batch > 1:
-        words = (*words, "train.batch_size=1", f"train.gradient_accumulation={accumulation * batch}")
-    shortest = max(FEWEST_TOKENS, round(setup.work.mean_tokens))
-    tokens = min(train.max_tokens, setup.work.longest_tokens) // 2
-    while tokens >= shortest:
-        yield (*words, f"train.max_tokens={tokens}"), train.model_copy(update={"max_tokens": tokens})
+Change = dict[str, Any]
+"""Settings of training, and the values that are proposed for them."""
+
+
+def _first_that_fits(setup: Setup, changes: Iterator[Change], gpu_memory_bytes: int) -> Change | None:
+    return next((change for change in changes if fits(_changed(setup, change), gpu_memory_bytes)), None)
+
+
+def _changed(setup: Setup, change: Change) -> Setup:
+    train = setup.train.model_copy(update=change)
+    longest = min(setup.work.longest_tokens, train.max_tokens)
+    return replace(setup, train=train, work=replace(setup.work, longest_tokens=longest))
+
+
+def _words(before: TrainSettings, change: Change) -> tuple[str, ...]:
+    changed = ((name, value) for name, value in change.items() if getattr(before, name) != value)
+    return tuple(f"train.{name}={str(value).lower()}" for name, value in changed)
+
+
+def _ladder(setup: Setup) -> Iterator[Change]:
+    """From the least change on. Each stage is tried with all shorter passes before the next one."""
+    train = setup.train
+    higher = () if train.zero == "auto" else tuple(zero for zero in ZEROS if zero > train.zero)
+    for zero in (train.zero, *higher):
+        yield {"zero": zero}
+        for passes in _shorter_passes(setup):
+            yield {"zero": zero, "activation_checkpointing": True, **passes}
+    tokens = setup.work.longest_tokens // 2
+    while tokens >= max(FEWEST_TOKENS, round(setup.work.mean_tokens)):
+        alone = {"batch_tokens": tokens, "max_tokens": tokens}
+        yield {"zero": (train.zero, *higher)[-1], "activation_checkpointing": True, **alone}
         tokens //= 2
+
+
+def _shorter_passes(setup: Setup) -> Iterator[Change]:
+    """As they are, half as long, and so on, down to the longest example alone; no settings that would be refused."""
+    train, longest = setup.train, setup.work.longest_tokens
+    yield {}
+    tokens = setup.largest_batch // 2
+    while tokens > longest:
+        yield {"batch_tokens": tokens, "max_tokens": min(train.max_tokens, tokens)}
+        tokens //= 2
+    if setup.largest_batch > longest:
+        yield {"batch_tokens": longest, "max_tokens": min(train.max_tokens, longest)}
+
+
+def _offloading(setup: Setup) -> Iterator[Change]:
+    """With the longest example alone in a forward pass: nobody offloads who has memory left."""
+    *_, shortest = _shorter_passes(setup)
+    for offload, zero in (("optimizer", 2), ("optimizer", 3), ("parameters", 3)):
+        stage = {"zero": "auto" if setup.train.zero == "auto" else max(setup.train.zero, zero)}
+        yield {"activation_checkpointing": True, **shortest, **stage, "offload": offload}
 
 
 def _size(gpu: Gpu) -> int:

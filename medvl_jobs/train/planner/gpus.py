@@ -22,14 +22,16 @@ class Gpu:
     """float32 proper: torch does not use TF32 unless it is told to."""
     nvlink_bytes_per_second: float
     """Both directions together, as the data sheets count."""
+    pcie_bytes_per_second: float
+    """To the host, both directions together: 16 lanes of the fourth generation, of the fifth from Hopper on."""
 
 
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100", 81920 * 2**20, 2.039e12, 312e12, 19.5e12, 600e9),
-        Gpu("H800", 81559 * 2**20, 3.35e12, 989e12, 67e12, 400e9),
-        Gpu("H100", 81559 * 2**20, 3.35e12, 989e12, 67e12, 900e9),
-        Gpu("H200", 143771 * 2**20, 4.8e12, 989e12, 67e12, 900e9),
+        Gpu("A100", 81920 * 2**20, 2.039e12, 312e12, 19.5e12, 600e9, 64e9),
+        Gpu("H800", 81559 * 2**20, 3.35e12, 989e12, 67e12, 400e9, 128e9),
+        Gpu("H100", 81559 * 2**20, 3.35e12, 989e12, 67e12, 900e9, 128e9),
+        Gpu("H200", 143771 * 2**20, 4.8e12, 989e12, 67e12, 900e9, 128e9),
     )
 }

@@ -57,17 +57,21 @@ class Plan:
                 f"{work.examples:,} examples of {work.mean_tokens:.0f} tokens, {work.answer_tokens:.0f} of them the "
                 f"answer's; none above {work.longest_tokens}",
                 f"{self.setup.gpus} × {self.gpu.name}, {_gb(self.gpu.memory_bytes)} GB each; "
-                f"{self.estimates[0].steps} steps of {self._batch()} examples",
+                f"{self.estimates[0].steps} steps of {self.setup.step_examples * self.setup.gpus} examples",
+                f"forward passes of a GPU: {self.setup.passes} a step, of at most {self.setup.largest_batch} tokens",
                 "",
                 *_table(self.estimates, self.price),
                 "",
                 "Of logits and layer only the larger counts: the loss is over when a layer's backward pass begins.",
+                self._verdict(),
             ]
         )
 
-    def _batch(self) -> int:
-        train = self.setup.train
-        return train.batch_size * train.gradient_accumulation * self.setup.gpus
+    def _verdict(self) -> str:
+        if (chosen := choose(self.estimates)) is None:
+            return "Nothing of this fits."
+        fastest = f", the fastest of {len(self.estimates)} that were compared" if len(self.estimates) > 1 else ""
+        return f"The train stage runs zero {chosen.zero}{fastest}."
 
 
 def run(settings: RunSettings, storage: Storage, prep_key: str | None) -> Plan:
@@ -76,11 +80,6 @@ def run(settings: RunSettings, storage: Storage, prep_key: str | None) -> Plan:
     Raises `MissingInputError` when the configuration or the card is not there, `SettingsError` when nothing says how
     much data there is.
     """
-    if settings.train.lora.experts != "none":
-        what = "adapters on the experts are not planned yet: they are not in these formulae"
-        raise SettingsError(
-            what, where="train.lora.experts", remedy="plan with train.lora.experts=none for a lower bound"
-        )
     shape = ModelShape.from_config(read_config(settings), settings.model.path)
     work = workload(settings, None if prep_key is None else read_card(storage, prep_key))
     plan, gpu = settings.plan, GPUS[settings.plan.gpu]
@@ -183,6 +182,8 @@ def _table(columns: tuple[Estimate, ...], price: float | None) -> list[str]:
         ("hours", lambda each: f"{each.hours:.2f}"),
         ("GPU-hours", lambda each: f"{each.gpu_hours:.2f}"),
     ]
+    if any(each.memory.host for each in columns):
+        rows.insert(len(terms) + 3, ("host, each GPU's", lambda each: f"{each.memory.host / 1e9:.2f}"))
     if price is not None:
         rows.append(("cost", lambda each: f"{each.gpu_hours * price:.2f}"))
-    return [f"{name:<16}" + "".join(f"{value(each):>10}" for each in columns) for name, value in rows]
+    return [f"{name:<18}" + "".join(f"{value(each):>10}" for each in columns) for name, value in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +65,51 @@ class Setup:
         return self.shape.lora_parameters(self.train.lora)
 
     @property
+    def step_examples(self) -> int:
+        """Examples of an optimiser step on one GPU."""
+        return self.train.batch_size * self.train.gradient_accumulation
+
+    @property
+    def budget(self) -> int:
+        """Tokens that a forward pass holds at most, padding included."""
+        if self.train.batch_tokens is None:
+            return self.train.batch_size * self.work.longest_tokens
+        return max(self.train.batch_tokens, self.work.longest_tokens)
+
+    @property
     def largest_batch(self) -> int:
-        """Tokens of the largest batch, padding included."""
-        return self.train.batch_size * self.work.longest_tokens
+        """Tokens of the largest forward pass that may come: a step's examples as long as the longest, or the budget."""
+        return min(self.step_examples * self.work.longest_tokens, self.budget)
+
+    @property
+    def most_examples(self) -> int:
+        """Examples of the fullest forward pass: none is shorter than its image and its question."""
+        if self.train.batch_tokens is None:
+            return self.train.batch_size
+        shortest = max(1.0, self.work.mean_tokens - self.work.answer_tokens)
+        return min(self.step_examples, max(1, int(self.budget / shortest)))
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of an optimiser step on one GPU, in the mean and with no padding."""
+        if self.train.batch_tokens is None:
+            return self.train.gradient_accumulation
+        return math.ceil(self.step_examples * self.work.mean_tokens / self.budget)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens between which attention is computed: the longest example's, or all of a packed forward pass."""
+        return self.largest_batch if self.train.packing else self.work.longest_tokens
+
+    @property
+    def masked(self) -> bool:
+        """Whether attention gets a mask: for padding, or to keep the examples of a packed row apart."""
+        return self.most_examples > 1
+
+    def offloads_optimizer(self, zero: Zero) -> bool:
+        """Whether moments, the weights that they are for, and gradients lie in the host's memory."""
+        return self.train.offload != "none" and zero >= 2
+
+    def offloads_parameters(self, zero: Zero) -> bool:
+        """Whether the weights do as well."""
+        return self.train.offload == "parameters" and zero == 3

@@ -159,6 +159,16 @@ class ModelShape:
         widths = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
         return tuple(widths[name] for name in lora.modules)
 
-    def lora_parameters(self, lora: LoraSettings) -> int:
-        """Trainable parameters: r (in + out) for every adapted projection (Hu et al. 2021, arXiv 2106.09685, §4.1)."""
+    def attention_lora(self, lora: LoraSettings) -> int:
+        """Trainable parameters on attention: r (in + out) for a projection (Hu et al. 2021, arXiv 2106.09685, §4.1)."""
         return self.layers * lora.rank * sum(map(sum, self.projections(lora)))
+
+    def expert_lora(self, lora: LoraSettings) -> int:
+        """Trainable parameters on experts: r (h + 2 m) for gate and up together and r (m + h) for down, E times."""
+        if lora.experts == "none":
+            return 0
+        return self.layers * lora.rank * self.experts * (2 * self.hidden + 3 * self.expert_width)
+
+    def lora_parameters(self, lora: LoraSettings) -> int:
+        """All trainable parameters."""
+        return self.attention_lora(lora) + self.expert_lora(lora)
