@@ -116,7 +116,7 @@ def prepare_process(config: DeepSpeedConfig | None) -> None:
     logger.setLevel(logging.WARNING)
     if pose_as_the_only_process() and not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def adapter_weights(model: nn.Module) -> dict[str, torch.Tensor]:
