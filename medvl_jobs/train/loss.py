@@ -81,6 +81,7 @@ class _ChunkedLoss(torch.autograd.Function):
                     1, labels_T[rows, None], probabilities_CV.new_full((len(probabilities_CV), 1), -1.0)
                 )
                 torch.mm(probabilities_CV.to(weight_VH.dtype), weight_VH, out=gradient_TH[rows])
+            del probabilities_CV  # or it would still be there beside the next chunk's logits
         if gradient_TH is not None:
             ctx.save_for_backward(gradient_TH)
         return total
