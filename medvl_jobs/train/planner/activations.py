@@ -59,6 +59,13 @@ def _attention(setup: Setup) -> int:
     return e * (2 * s.query_width + 2 * keys) + scores
 
 
+def shared_mask(setup: Setup) -> int:
+    """Bytes of the mask that the layers' own are made from: a byte for each pair of tokens in a row."""
+    if setup.model.attention == "flash_attention_2" or not setup.masked:
+        return 0
+    return setup.largest_batch * setup.longest_row * (1 if setup.model.attention == "sdpa" else setup.element_bytes)
+
+
 def _adapters(setup: Setup) -> int:
     """What an adapter's A and B take in. Autocast and dropout copy A's for each projection; dropout's mask is a byte.
 

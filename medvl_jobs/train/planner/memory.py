@@ -10,7 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from medvl_jobs.train.planner.activations import expert_copies, layer_activations, saved_activations
+from medvl_jobs.train.planner.activations import (
+    expert_copies,
+    layer_activations,
+    saved_activations,
+    shared_mask,
+)
 from medvl_jobs.train.planner.setup import FULL, Setup, Zero
 
 RUNTIME_BYTES = 2 * 10**9
@@ -68,9 +73,9 @@ def memory(setup: Setup, zero: Zero) -> Memory:
     """The memory of one GPU of N under a ZeRO stage.
 
     For P parameters of the base and A of the adapter (Rajbhandari et al. 2020, §3.1 and figure 1, with an adapter in
-    float32 in the place of the float32 copy of the weights): weights P × bytes (÷ N under 3); LoRA 4 A, but as many
-    bytes as a weight under 2 and 3 (÷ N under 3), where DeepSpeed computes with a copy and steps with the original, 4 A;
-    gradients 4 A, moments of AdamW 8 A (with that original ÷ N under 2 and 3).
+    float32 in the place of the float32 copy of the weights): weights P × bytes (÷ N under 3); LoRA 4 A, but under
+    2 and 3 as many bytes as a weight (÷ N under 3), a copy that DeepSpeed computes with, and the original's 4 A;
+    gradients 4 A, moments of AdamW 8 A (both, and that original, ÷ N under 2 and 3).
     What is offloaded (Ren et al. 2021, arXiv 2101.06840) is pinned in the host's memory instead.
     """
     adapter, states = FULL * setup.lora_parameters, setup.gpus if zero >= 2 else 1
@@ -90,7 +95,7 @@ def memory(setup: Setup, zero: Zero) -> Memory:
         optimiser=optimiser,
         gathered=_gathered(setup, zero),
         inputs=_inputs(setup),
-        activations=round(saved_activations(setup, setup.largest_batch)),
+        activations=round(saved_activations(setup, setup.largest_batch)) + shared_mask(setup),
         logits=_logits(setup),
         layer=_layer(setup),
         host=host,
@@ -111,17 +116,20 @@ def _logits(setup: Setup) -> int:
 
 
 def _layer(setup: Setup) -> int:
-    """One layer's backward pass: what it recomputes, what routed tokens need for a moment, the experts' gradients.
+    """One layer's backward pass: what it recomputes, and what routed tokens need for a moment, or experts' gradients.
 
     The gradient of the adapted weights W + B A is as large as they are, but of gate and up, or of down alone: when the
-    first is there, the copy of down is gone, which leaves E h m beside both copies at either time.
+    first is there, the copy of down is gone, which leaves E h m beside both copies at either time. Half of what routed
+    tokens need is over by then.
     """
     shape, tokens = setup.shape, setup.largest_batch
-    routed = EXPERT_TRANSIENTS * shape.experts_per_token * shape.hidden * setup.element_bytes * tokens
     adapted = setup.train.lora.experts == "all"
+    copies = EXPERT_TRANSIENTS - adapted  # what goes into the experts is kept for their adapters, and counted there
+    routed = copies * shape.experts_per_token * shape.hidden * setup.element_bytes * tokens
     gradients = shape.experts * shape.hidden * shape.expert_width * setup.element_bytes if adapted else 0
     recomputed = tokens * layer_activations(setup) + expert_copies(setup)
-    return routed + gradients + (round(recomputed) if setup.train.activation_checkpointing else 0)
+    moment = max(routed, routed // 2 + gradients)
+    return moment + (round(recomputed) if setup.train.activation_checkpointing else 0)
 
 
 def _gathered(setup: Setup, zero: Zero) -> int:
