@@ -94,7 +94,7 @@ def text(setup: Setup, zero: Zero) -> Part:
     adapter = 2 * tokens * shape.attention_lora(train.lora)
     weights = shape.layers * shape.layer_parameters * setup.element_bytes
     traffic = weights + 2 * shape.layers * tokens * layer_activations(setup)
-    arriving = weights + FULL * setup.lora_parameters
+    arriving = weights + setup.element_bytes * setup.lora_parameters
     flops, copied = _adapted_experts(setup, tokens, forward)
     return Part(
         flops=shape.layers * (frozen * (forward + BACKWARD_FROZEN) + _scores(setup) * (forward + BACKWARD_ATTENTION))
