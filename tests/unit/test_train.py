@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +9,12 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.errors import DataError
 from medvl_jobs.settings.run import load_settings
-from medvl_jobs.storage.base import Storage
 from medvl_jobs.train import artifacts
-from medvl_jobs.train.callbacks import LogLines, StopOnSigterm, training_lines
-from medvl_jobs.train.checkpoints import CheckpointStore
 from medvl_jobs.train.data import TrainingExamples
+from medvl_jobs.train.tracking import LogLines, training_lines
 
 
 def line(step: int, loss: float) -> dict[str, Any]:
@@ -75,28 +69,6 @@ def test_model_card_names_its_origin() -> None:
     assert "not for diagnosis" in card
 
 
-def write_checkpoint(folder: Path, content: str) -> Path:
-    (folder / "sub").mkdir(parents=True, exist_ok=True)
-    (folder / "state.json").write_text(content)
-    (folder / "sub" / "weights.bin").write_bytes(content.encode() * 10)
-    return folder
-
-
-def test_the_newest_complete_checkpoint_is_restored(storage: Storage, tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(storage, "k", keep=2)
-    assert checkpoints.restore_latest(tmp_path) is None
-    for step in (5, 10, 100):
-        checkpoints.save(write_checkpoint(tmp_path / "c", f"step {step}"), step)
-    assert checkpoints.steps() == [10, 100]
-    assert not list(storage.list_keys(layout.checkpoint("k", 5)))
-    # A newer one that was cut off while it was uploaded does not count.
-    storage.write_bytes(f"{layout.checkpoint('k', 200)}/state.json", b"half")
-    restored = checkpoints.restore_latest(tmp_path / "scratch")
-    assert restored == tmp_path / "scratch" / "checkpoint-100"
-    assert (restored / "state.json").read_text() == "step 100"
-    assert (restored / "sub" / "weights.bin").read_bytes() == b"step 100" * 10
-
-
 def trainer_state(step: int, **changes: Any) -> Any:
     state = SimpleNamespace(
         global_step=step, max_steps=20, num_input_tokens_seen=step * 10, is_world_process_zero=True, log_history=[]
@@ -125,24 +97,6 @@ def test_a_log_line_says_all_and_goes_on_counting_after_a_resume() -> None:
     state.log_history.append({"train_loss": 1.0})
     lines.on_log(None, state, None)  # type: ignore[arg-type]
     assert len(out.getvalue().splitlines()) == 1
-
-
-def test_sigterm_asks_for_a_checkpoint_and_the_end() -> None:
-    stop = StopOnSigterm()
-    stop.on_train_begin(None, trainer_state(0), None)  # type: ignore[arg-type]
-    try:
-        control = SimpleNamespace(should_save=False, should_training_stop=False)
-        stop.on_step_end(None, trainer_state(1), control)  # type: ignore[arg-type]
-        assert not control.should_save
-        os.kill(os.getpid(), signal.SIGTERM)
-        stop.on_step_end(None, trainer_state(2), control)  # type: ignore[arg-type]
-        assert control.should_save
-        assert control.should_training_stop
-        assert stop.stopped
-        stop.on_step_end(None, trainer_state(20), control)  # type: ignore[arg-type]
-        assert not stop.stopped  # the last step is done anyway
-    finally:
-        stop.on_train_end(None, trainer_state(20), None)  # type: ignore[arg-type]
 
 
 def rows(*captions: str) -> Any:
