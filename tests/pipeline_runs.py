@@ -44,7 +44,7 @@ def results(storage: Storage) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in storage.list_keys(""):
         name = key.rsplit("/", 1)[-1]
-        if "/checkpoints/" in key or name in {"manifest.json", "run.yaml"}:
+        if "/checkpoints/" in key or "/tensorboard/" in key or name in {"manifest.json", "run.yaml"}:
             continue
         data = storage.read_bytes(key)
         if name == "trainer_log.jsonl":
@@ -52,7 +52,7 @@ def results(storage: Storage) -> dict[str, Any]:
                 (line["current_steps"], line["loss"], line["grad_norm"]) for line in map(json.loads, data.splitlines())
             ]
         elif name in {"all_results.json", "predict_results.json"}:
-            timed = ("runtime", "second", "time")
+            timed = ("runtime", "second", "time", "memory", "wait")
             found[key] = {k: v for k, v in json.loads(data).items() if not any(word in k for word in timed)}
         elif name == "report.json":
             report = json.loads(data)

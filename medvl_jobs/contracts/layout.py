@@ -24,6 +24,7 @@
         process-00000/…                 what each process has of it
         process-00001.5f1c02d9.json     the list of one, of the attempt 5f1c02d9, which the first process waits for
         manifest.json
+      tensorboard/events.out.tfevents.…  one for each attempt that wrote a log line
       bad_steps/000007-0.json           examples of a step without a finite loss, of one process
       manifest.json
     predictions/<key>/
@@ -115,6 +116,16 @@ def check(key: str) -> str:
 def adapter(key: str) -> str:
     """Prefix of one trained adapter."""
     return f"adapters/{key}"
+
+
+def tensorboard(key: str) -> str:
+    """Prefix of TensorBoard's files of one adapter: a folder to give to TensorBoard."""
+    return f"{adapter(key)}/tensorboard"
+
+
+def tensorboard_file(name: str) -> str:
+    """Where one of them lies under the adapter's prefix."""
+    return f"tensorboard/{name}"
 
 
 def checkpoints(key: str) -> str:

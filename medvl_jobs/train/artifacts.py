@@ -6,17 +6,28 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import mul
 from typing import Any
 
 from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.train.batches import Totals
 
 Line = dict[str, Any]
-"""One log step, as `callbacks.LogLines` prints it."""
+"""One log step, as `tracking.LogLines` prints it."""
+
+
+OWN_FIELDS = (
+    "effective_batch", "seen_samples", "padding_share", "total_flops", "mfu",
+    "gpu_allocated_bytes", "gpu_reserved_bytes", "host_memory_bytes", "data_wait_share",
+)  # fmt: skip
+"""What a line says and LLaMA-Factory's do not."""
+PEAKS = ("gpu_allocated_bytes", "gpu_reserved_bytes", "host_memory_bytes")
 
 
 def trainer_log(lines: Sequence[Line]) -> str:
-    """``trainer_log.jsonl`` with LLaMA-Factory's keys, so that its readers work here."""
+    """``trainer_log.jsonl`` with LLaMA-Factory's keys, so that its readers work here, and ours after them."""
     return "".join(
         json.dumps(
             {
@@ -31,6 +42,7 @@ def trainer_log(lines: Sequence[Line]) -> str:
                 "remaining_time": _clock(line["eta_seconds"]),
                 "throughput": line["tokens_per_second"],
                 "total_tokens": line["total_tokens"],
+                **{name: line[name] for name in OWN_FIELDS},
             }
         )
         + "\n"
@@ -38,8 +50,11 @@ def trainer_log(lines: Sequence[Line]) -> str:
     )
 
 
-def all_results(lines: Sequence[Line], samples: int) -> dict[str, float]:
-    """``all_results.json``: totals over all attempts of this training. ``samples``: examples seen, epochs included."""
+def all_results(lines: Sequence[Line], totals: Totals) -> dict[str, float]:
+    """``all_results.json``: totals over all attempts of this training, the first seven under LLaMA-Factory's names.
+
+    ``totals``: what was seen, epochs included. What no line knows, such as the MFU without a GPU, is left out.
+    """
     last = lines[-1]
     seconds = last["elapsed_seconds"]
     return {
@@ -47,10 +62,31 @@ def all_results(lines: Sequence[Line], samples: int) -> dict[str, float]:
         "num_input_tokens_seen": last["total_tokens"],
         "train_loss": mean_loss(lines),
         "train_runtime": seconds,
-        "train_samples_per_second": round(samples / seconds, 3),
+        "train_samples_per_second": round(totals.examples / seconds, 3),
         "train_steps_per_second": round(last["step"] / seconds, 3),
         "train_steps": last["step"],
+        "effective_batch": round(totals.examples / last["step"], 2),
+        "seen_samples": totals.examples,
+        "padding_share": round(totals.padding_share, 4),
+        "total_flops": last["total_flops"],
+        **_means(lines),
+        **{f"peak_{name}": max(found) for name in PEAKS if (found := _known(lines, name))},
     }
+
+
+def _means(lines: Sequence[Line]) -> dict[str, float]:
+    """Over the seconds of training that each line is about."""
+    ends = [0.0, *(line["elapsed_seconds"] for line in lines)]
+    seconds = [end - start for start, end in pairwise(ends)]
+    return {
+        f"mean_{name}": round(sum(map(mul, found, seconds)) / ends[-1], 4)
+        for name in ("mfu", "data_wait_share")
+        if len(found := _known(lines, name)) == len(lines)
+    }
+
+
+def _known(lines: Sequence[Line], name: str) -> list[float]:
+    return [line[name] for line in lines if line[name] is not None]
 
 
 def mean_loss(lines: Sequence[Line]) -> float:
@@ -91,8 +127,8 @@ def model_card(settings: RunSettings, results: dict[str, float], parameters: tup
         "question": settings.prompt.question,
         "LoRA": f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {', '.join(places)}",
         "trained parameters": f"{trainable:,} of {total:,} ({100 * trainable / total:.3f} %)",
-        "schedule": f"{train.epochs:g} epochs, {results['train_steps']:.0f} steps, batch {train.batch_size} x "
-        f"{train.gradient_accumulation} per device, {train.scheduler} from {train.learning_rate:g}, seed {train.seed}",
+        "schedule": f"{train.epochs:g} epochs, {results['train_steps']:.0f} steps of "
+        f"{results['effective_batch']:g} examples, {train.scheduler} from {train.learning_rate:g}, seed {train.seed}",
         "mean training loss": f"{results['train_loss']:.4f} nats per answer token",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -49,6 +49,9 @@ class Totals:
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(mine + theirs for mine, theirs in zip(self._values(), other._values(), strict=True)))
 
+    def __sub__(self, other: Totals) -> Totals:
+        return Totals(*(mine - theirs for mine, theirs in zip(self._values(), other._values(), strict=True)))
+
     def _values(self) -> tuple[int, ...]:
         return (self.examples, self.tokens, self.padded_tokens, self.labels, self.image_tokens)
 

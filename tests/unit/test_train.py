@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,19 +12,22 @@ from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.errors import DataError
 from medvl_jobs.settings.run import load_settings
 from medvl_jobs.train import artifacts
+from medvl_jobs.train.batches import Totals
 from medvl_jobs.train.data import TrainingExamples
-from medvl_jobs.train.tracking import LogLines, training_lines
 
 
 def line(step: int, loss: float) -> dict[str, Any]:
     return {
         "step": step, "total_steps": 30, "epoch": step / 10, "loss": loss, "lr": 1e-3, "grad_norm": 1.0,
         "tokens_per_second": 100.0, "samples_per_second": 2.0, "eta_seconds": 61.0, "elapsed_seconds": step * 2.0,
-        "total_tokens": step * 50,
+        "total_tokens": step * 50, "effective_batch": 4.0, "seen_samples": step * 4, "padding_share": 0.1,
+        "total_flops": step * 1e9, "mfu": None, "gpu_allocated_bytes": None, "gpu_reserved_bytes": None,
+        "host_memory_bytes": step * 1000, "data_wait_share": step / 100,
     }  # fmt: skip
 
 
 LINES = [line(10, 3.0), line(20, 2.0), line(25, 1.0)]
+TOTALS = Totals(examples=100, tokens=1250, padded_tokens=1500, labels=500, image_tokens=400)
 
 
 def test_trainer_log_has_the_incumbents_keys() -> None:
@@ -35,15 +37,24 @@ def test_trainer_log_has_the_incumbents_keys() -> None:
     assert first["elapsed_time"] == "0:00:20"
     assert first["remaining_time"] == "0:01:01"
     assert {"total_steps", "loss", "lr", "epoch", "throughput", "total_tokens"} <= set(first)
+    assert (first["effective_batch"], first["padding_share"], first["mfu"]) == (4.0, 0.1, None)
 
 
 def test_totals_count_every_step_once() -> None:
     assert artifacts.mean_loss(LINES) == pytest.approx((3.0 * 10 + 2.0 * 10 + 1.0 * 5) / 25)
-    results = artifacts.all_results(LINES, samples=100)
+    results = artifacts.all_results(LINES, TOTALS)
     assert results["train_runtime"] == 50.0
     assert results["train_samples_per_second"] == 2.0
     assert results["train_steps_per_second"] == 0.5
     assert results["num_input_tokens_seen"] == 1250
+    assert results["effective_batch"] == 4.0
+    assert results["padding_share"] == pytest.approx(1 / 6, abs=1e-4)
+    assert results["peak_host_memory_bytes"] == 25_000
+    assert results["mean_data_wait_share"] == pytest.approx((0.1 * 20 + 0.2 * 20 + 0.25 * 10) / 50)
+    assert not {"mean_mfu", "peak_gpu_allocated_bytes"} & set(results)  # there was no GPU to know it of
+    on_gpu = [each | {"mfu": 0.4, "gpu_allocated_bytes": each["step"]} for each in LINES]
+    more = artifacts.all_results(on_gpu, TOTALS)
+    assert (more["mean_mfu"], more["peak_gpu_allocated_bytes"]) == (pytest.approx(0.4), 25)
 
 
 def test_smoothing_is_the_incumbents() -> None:
@@ -61,42 +72,13 @@ def test_loss_figure_is_a_picture_and_always_the_same() -> None:
 
 def test_model_card_names_its_origin() -> None:
     settings = load_settings(None, ("model.path=/models/base", "model.fingerprint=abc", "name=trial"))
-    card = artifacts.model_card(settings, artifacts.all_results(LINES, 100), (5, 1000), "prepared/x")
+    card = artifacts.model_card(settings, artifacts.all_results(LINES, TOTALS), (5, 1000), "prepared/x")
     assert card.startswith("---\nbase_model: /models/base\n")
     assert "# trial: LoRA adapter" in card
     assert "prepared/x" in card
     assert "5 of 1,000 (0.500 %)" in card
+    assert "25 steps of 4 examples" in card
     assert "not for diagnosis" in card
-
-
-def trainer_state(step: int, **changes: Any) -> Any:
-    state = SimpleNamespace(
-        global_step=step, max_steps=20, num_input_tokens_seen=step * 10, is_world_process_zero=True, log_history=[]
-    )
-    vars(state).update(changes)
-    return state
-
-
-def test_a_log_line_says_all_and_goes_on_counting_after_a_resume() -> None:
-    out = io.StringIO()
-    lines = LogLines(samples_per_step=4, out=out)
-    before = [{"loss": 2.0, "elapsed_seconds": 100.0, "step": 5}]
-    lines.on_train_begin(None, trainer_state(5, log_history=before), None)  # type: ignore[arg-type]
-    log = {"loss": 1.5, "learning_rate": 0.1, "grad_norm": 0.5, "epoch": 1.0}
-    state = trainer_state(10, log_history=[*before, log])
-    lines.on_log(None, state, None)  # type: ignore[arg-type]
-    printed = json.loads(out.getvalue())
-    assert printed["step"] == 10
-    assert printed["elapsed_seconds"] >= 100.0
-    assert printed["total_tokens"] == 100
-    assert set(printed) == {
-        "step", "total_steps", "epoch", "loss", "lr", "grad_norm", "tokens_per_second", "samples_per_second",
-        "eta_seconds", "elapsed_seconds", "total_tokens",
-    }  # fmt: skip
-    assert training_lines(state) == state.log_history
-    state.log_history.append({"train_loss": 1.0})
-    lines.on_log(None, state, None)  # type: ignore[arg-type]
-    assert len(out.getvalue().splitlines()) == 1
 
 
 def rows(*captions: str) -> Any:

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
+from medvl_jobs.settings.train import LoraSettings
 from medvl_jobs.train.planner.activations import layer_activations
 from medvl_jobs.train.planner.gpus import Gpu
 from medvl_jobs.train.planner.memory import head_chunk, logit_bytes
 from medvl_jobs.train.planner.setup import FULL, Setup, Zero
+from medvl_jobs.train.planner.shape import ModelShape, VisionShape
+
+if TYPE_CHECKING:
+    import numpy as np  # a plan needs none
+
+Number = TypeVar("Number", float, "np.ndarray")
 
 BACKWARD_ATTENTION = 2.5
 """Scores are computed again and give four more products, against two in the forward pass (Dao et al. 2022, §3.1)."""
+BACKWARD_SCORES = 2
+"""The four products alone."""
 BACKWARD_ADAPTER = 2
 """An adapter needs the gradient of its weights and of its input."""
 BACKWARD_FROZEN = 1
@@ -136,17 +146,22 @@ def vision(setup: Setup, zero: Zero) -> Part:
     """The vision tower: forward alone, over 4 patches for each visual token; its scores are not causal."""
     tower = setup.shape.vision
     tokens = setup.step_examples / setup.passes * setup.work.image_tokens
-    patches = tokens * tower.merge
-    scores = 4 * patches * setup.work.image_tokens * tower.merge * tower.hidden
-    blocks = tower.depth * (2 * patches * tower.block_parameters + scores)
-    mergers = 2 * tokens * (1 + tower.deepstack) * tower.merger_parameters
     weights = tower.parameters * setup.element_bytes
     return Part(
-        flops=blocks + mergers + 2 * patches * tower.patch_values * tower.hidden,
+        flops=vision_flops(tower, tokens, setup.work.image_tokens),
         hbm_bytes=weights,
         link_bytes=_gathered(weights, setup, zero),
         host_bytes=_from_host(weights, setup, zero),
     )
+
+
+def vision_flops(tower: VisionShape, tokens: Number, image_tokens: Number) -> Number:
+    """Operations of the vision tower for so many visual tokens, in images of ``image_tokens``."""
+    patches = tokens * tower.merge
+    scores = 4 * patches * image_tokens * tower.merge * tower.hidden
+    blocks = tower.depth * (2 * patches * tower.block_parameters + scores)
+    mergers = 2 * tokens * (1 + tower.deepstack) * tower.merger_parameters
+    return blocks + mergers + 2 * patches * tower.patch_values * tower.hidden
 
 
 def head(setup: Setup, zero: Zero) -> Part:
@@ -156,11 +171,16 @@ def head(setup: Setup, zero: Zero) -> Part:
     weights = shape.head_parameters * setup.element_bytes
     chunks = math.ceil(answers / head_chunk(shape.vocabulary))
     return Part(
-        flops=2 * 2 * answers * shape.head_parameters,
+        flops=head_flops(shape, answers),
         hbm_bytes=2 * chunks * weights + 2 * 2 * logit_bytes(setup) * answers * shape.vocabulary,
         link_bytes=_gathered(weights, setup, zero),
         host_bytes=_from_host(weights, setup, zero),
     )
+
+
+def head_flops(shape: ModelShape, labels: Number) -> Number:
+    """Operations of the vocabulary head on so many labelled tokens, and for the gradient by its input."""
+    return 2 * (1 + BACKWARD_FROZEN) * labels * shape.head_parameters
 
 
 def exchange(setup: Setup, zero: Zero) -> Part:
@@ -191,3 +211,21 @@ def _gathered(weights: int, setup: Setup, zero: Zero) -> float:
 def _from_host(weights: int, setup: Setup, zero: Zero) -> float:
     """Bytes of its own share that a GPU fetches in one pass."""
     return weights / setup.gpus if setup.offloads_parameters(zero) else 0.0
+
+
+def example_flops(
+    shape: ModelShape, lora: LoraSettings, tokens_N: np.ndarray, labels_N: np.ndarray, image_tokens_N: np.ndarray
+) -> np.ndarray:
+    """Operations that the model needs for each of N examples: forward and backward, nothing twice, no padding.
+
+    The formulae of `text`, `vision` and `head` without what an implementation adds: no activation is recomputed
+    (`BACKWARD_SCORES`), and an adapted expert multiplies its own tokens with A and B instead of making B A of all.
+    """
+    tokens_N, images_N, labels_N = 1.0 * tokens_N, 1.0 * image_tokens_N, 1.0 * labels_N  # no overflow of an integer
+    adapter = shape.attention_lora(lora) + shape.expert_lora(lora) * shape.experts_per_token / shape.experts
+    scores_N = 2 * tokens_N * tokens_N * shape.query_width
+    frozen_N = 2 * tokens_N * shape.active_layer_parameters
+    text_N = shape.layers * (frozen_N * (1 + BACKWARD_FROZEN) + scores_N * (1 + BACKWARD_SCORES))
+    adapter_N = 2 * tokens_N * adapter * (1 + BACKWARD_ADAPTER)
+    seen_N = vision_flops(shape.vision, images_N, images_N)
+    return text_N + adapter_N + seen_N + head_flops(shape, labels_N)
