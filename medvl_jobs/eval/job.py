@@ -17,6 +17,7 @@ from medvl_jobs.eval.engines.in_process import InProcessEngine
 from medvl_jobs.eval.predict import Outcome, Predictor, questions
 from medvl_jobs.eval.results import predict_results, score, scores_parquet
 from medvl_jobs.model.dataset import open_split
+from medvl_jobs.model.versions import require_same_major
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys
@@ -110,7 +111,9 @@ def check_base(folder: Path, settings: RunSettings) -> None:
     if not file.is_file():
         log.warning("%s does not say which base model it belongs to; its results are not verified", folder)
         return
-    trained_on = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
+    base = json.loads(file.read_text(encoding="utf-8"))
+    require_same_major(base, settings.eval.adapter or str(folder))
+    trained_on = base["fingerprint"]
     if trained_on != settings.model.fingerprint:
         raise SchemaMismatchError(
             f"the adapter was trained on base model {trained_on}, this run uses {settings.model.fingerprint}",

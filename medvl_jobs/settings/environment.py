@@ -70,7 +70,17 @@ class Topology:
     @property
     def is_launcher(self) -> bool:
         """Whether this process is to start the others, and not to train itself."""
-        return self.local_rank is None and self.machines * self.processes > 1
+        return self.local_rank is None and self.world > 1
+
+    @property
+    def world(self) -> int:
+        """All processes of all machines."""
+        return self.processes * self.machines
+
+    @property
+    def rank(self) -> int:
+        """Which of all processes this one is."""
+        return self.machine * self.processes + (self.local_rank or 0)
 
     def environment(self, local_rank: int, termination_log: Path) -> dict[str, str]:
         """The whole environment of one of the processes to start: this one's, its place, its own termination log."""
@@ -83,7 +93,7 @@ class Topology:
         return {
             "RANK": str(self.machine * self.processes + local_rank),
             "LOCAL_RANK": str(local_rank),
-            "WORLD_SIZE": str(self.machines * self.processes),
+            "WORLD_SIZE": str(self.world),
             "LOCAL_WORLD_SIZE": str(self.processes),
             "MASTER_ADDR": address,
             "MASTER_PORT": self.master[1],
@@ -94,7 +104,12 @@ def read_topology() -> Topology:
     """Read what torchrun or the training operator has set; alone, it is one process of one. Raises `SettingsError`."""
     rank = _whole("LOCAL_RANK", 0) if "LOCAL_RANK" in os.environ else None
     size = _whole("WORLD_SIZE", 1)
-    processes, machines = _whole("PET_NPROC_PER_NODE", 1), _whole("PET_NNODES", 1)
+    if rank is not None:  # started by torchrun, or by our launcher
+        processes = _whole("LOCAL_WORLD_SIZE", 1)
+        machines, machine = size // processes, _whole("RANK", 0) // processes
+    else:
+        processes, machines = _whole("PET_NPROC_PER_NODE", 1), _whole("PET_NNODES", 1)
+        machine = _whole("PET_NODE_RANK", 0)
     if rank is None and size != 1 and size != processes * machines:
         raise SettingsError(
             f"WORLD_SIZE is {size}, but this is one process alone: it would wait for the others for ever",
@@ -104,7 +119,7 @@ def read_topology() -> Topology:
     return Topology(
         processes=processes,
         machines=machines,
-        machine=_whole("PET_NODE_RANK", 0),
+        machine=machine,
         local_rank=rank,
         master=(os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "23456")),
     )

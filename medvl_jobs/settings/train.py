@@ -100,7 +100,7 @@ class TrainSettings(Section):
             )
         if self.packing and self.batch_tokens is None:
             raise ValueError("packing fills forward passes of train.batch_tokens: set it")
-        if self.offload == "parameters" and self.zero in {0, 2} or self.offload != "none" and self.zero == 0:
+        if (self.offload == "parameters" and self.zero in {0, 2}) or (self.offload != "none" and self.zero == 0):
             needed = "3" if self.offload == "parameters" else "2 or 3"
             raise ValueError(f"train.offload={self.offload} needs train.zero={needed}, or auto")
         return self

@@ -9,17 +9,21 @@ import torch
 from transformers import TrainingArguments
 
 from medvl_jobs.errors import SettingsError
+from medvl_jobs.settings.environment import Topology
 from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.train.zero import DeepSpeedConfig
 
 
-def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArguments:
+def training_arguments(settings: RunSettings, scratch: Path, deepspeed: DeepSpeedConfig | None) -> TrainingArguments:
     """What the Trainer is told. Making it gives this process its GPU and joins it to the others.
 
     One epoch and no accumulation: for the Trainer the schedule is one long epoch, whose batches are whole steps.
     """
     train = settings.train
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(scratch / "trainer"),
+        run_name=settings.name,
+        deepspeed=deepspeed,
         num_train_epochs=1,
         per_device_train_batch_size=train.batch_size,
         ignore_data_skip=True,  # the loader begins where the checkpoint ends
@@ -35,7 +39,7 @@ def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArgument
         logging_steps=train.log_every_steps,
         logging_nan_inf_filter=False,  # it would log the last loss again in the place of one that is none
         save_steps=train.save_every_steps,
-        save_total_limit=1,  # on this machine; the store keeps its own number
+        save_total_limit=None,  # `Uploads` removes each from this machine when it is stored
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=[],
@@ -44,19 +48,18 @@ def training_arguments(settings: RunSettings, scratch: Path) -> TrainingArgument
         ddp_timeout=round(train.limits.hang_minutes * 60),
         disable_tqdm=not sys.stderr.isatty(),
     )
-    refuse_data_parallel(arguments)
-    return arguments
 
 
-def refuse_data_parallel(arguments: TrainingArguments) -> None:
+def refuse_data_parallel(topology: Topology) -> None:
     """Raises `SettingsError` where the Trainer would wrap the model in ``DataParallel``.
 
     That splits every tensor of a batch along its first axis, and ours have three different ones: examples, image
     patches and labelled tokens.
     """
-    if arguments.n_gpu > 1:
+    gpus = torch.cuda.device_count()
+    if topology.local_rank is None and gpus > 1:
         raise SettingsError(
-            f"one process sees {arguments.n_gpu} GPUs",
+            f"one process sees {gpus} GPUs",
             where="train",
-            remedy=f"start one process per GPU: torchrun --nproc-per-node {arguments.n_gpu} -m medvl_jobs train …",
+            remedy=f"start one process per GPU: PET_NPROC_PER_NODE={gpus} medvl train …",
         )

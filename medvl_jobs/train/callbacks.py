@@ -9,69 +9,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from medvl_jobs.train.checkpoints import CheckpointStore
 from medvl_jobs.train.ranks import Ranks, exit_code, raise_on_all
-from medvl_jobs.train.tracking import LogLines as LogLines  # noqa: PLC0414  until job.py takes it from there
-from medvl_jobs.train.tracking import training_lines as training_lines  # noqa: PLC0414
 from medvl_jobs.train.uploads import Uploads
 
 DRAIN_SECONDS = 1.0
 """Between two looks of all processes at whether all have stored their checkpoints."""
-
-
-class StoreCheckpoints(TrainerCallback):
-    """Every checkpoint that the Trainer writes goes to the store."""
-
-    def __init__(self, checkpoints: CheckpointStore) -> None:
-        """``checkpoints`` receives them."""
-        self.checkpoints = checkpoints
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Upload from one process; the others would upload the same."""
-        if state.is_world_process_zero:
-            self.checkpoints.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", state.global_step)
-
-
-class StopOnSigterm(TrainerCallback):
-    """On SIGTERM finish the step, save a checkpoint and leave the loop."""
-
-    def __init__(self) -> None:
-        """Nothing is stopped yet."""
-        self.stopped = False
-        self._previous: Callable[[int, FrameType | None], Any] | int | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen from now on."""
-        self._previous = signal.signal(signal.SIGTERM, self._stop)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Give the signal back."""
-        signal.signal(signal.SIGTERM, self._previous)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = True
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Ask for a checkpoint and the end, on all ranks at the same step: one alone would wait for ever."""
-        if dist.is_available() and dist.is_initialized():
-            anyone = torch.tensor(int(self.stopped), device=args.device)
-            dist.all_reduce(anyone, op=dist.ReduceOp.MAX)
-            self.stopped = bool(anyone)
-        if state.global_step >= state.max_steps:
-            self.stopped = False  # it came with the last step: there is nothing left to stop
-        elif self.stopped:
-            control.should_save = control.should_training_stop = True
-        return control
 
 
 class Checkpointing(TrainerCallback):

@@ -63,7 +63,7 @@ class TrainingExamples(Dataset[Encoded]):
 
     def ids(self, examples: MicroBatch) -> list[str]:
         """What the dataset calls these examples."""
-        return [str(self.rows[index]["id"]) for index in examples]
+        return [str(self.rows[index]["example_id"]) for index in examples]
 
 
 def count_lengths(rows: datasets.Dataset, renderer: PromptRenderer) -> Lengths:

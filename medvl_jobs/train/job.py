@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import TrainingArguments
+from transformers import TrainerCallback
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import Manifest, Provenance
 from medvl_jobs.errors import PreemptedError
-from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
-from medvl_jobs.model.dataset import open_split
-from medvl_jobs.model.prompts import PromptRenderer
-from medvl_jobs.settings.environment import read_environment, read_topology
+from medvl_jobs.model.versions import installed
+from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.files import scratch_folder
 from medvl_jobs.storage.publish import Publication, read_manifest, require_manifest
-from medvl_jobs.train.arguments import training_arguments
 from medvl_jobs.train.artifacts import all_results, loss_figure, model_card, trainer_log
-from medvl_jobs.train.batches import MicroBatch, Schedule
-from medvl_jobs.train.callbacks import LogLines, StopOnSigterm, StoreCheckpoints, training_lines
-from medvl_jobs.train.checkpoints import CheckpointStore
-from medvl_jobs.train.data import MicroBatches, StepLoader, TrainingExamples, worker_count
-from medvl_jobs.train.lora import add_lora, trainable_parameters
-from medvl_jobs.train.loss import AnswerLossModel
+from medvl_jobs.train.batches import MicroBatch
+from medvl_jobs.train.callbacks import Checkpointing
+from medvl_jobs.train.checkpoints import CheckpointStore, training_contract
+from medvl_jobs.train.data import TrainingExamples
+from medvl_jobs.train.lora import trainable_parameters
+from medvl_jobs.train.preflight.checks import Preflight
+from medvl_jobs.train.reporters import TensorBoard, reporters
+from medvl_jobs.train.start import Start, start
+from medvl_jobs.train.tracking import LogLines, Work, training_lines
 from medvl_jobs.train.trainer import AnswerTrainer, BadStep
+from medvl_jobs.train.uploads import Uploads
+from medvl_jobs.train.zero import adapter_weights
 
 log = logging.getLogger(__name__)
 
@@ -44,62 +47,74 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
     prefix = layout.adapter(keys.adapter)
     if (done := read_manifest(storage, prefix)) is not None:
         return done
-    started = time.monotonic()
+    began = time.monotonic()
     prepared = require_manifest(storage, layout.prepared(keys.prep), "prep")
-    with tempfile.TemporaryDirectory(prefix="medvl-train-") as folder:
-        scratch = Path(folder)
-        set_threads(settings.model)
-        arguments = training_arguments(settings, scratch)  # first: it gives this process its GPU
-        if arguments.process_index > 0:
-            logging.getLogger("medvl_jobs").setLevel(logging.WARNING)  # all processes share one log
-        renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
-        rows = open_split(storage, keys.prep, "train", scratch)
-        examples = TrainingExamples(rows, renderer, settings.train.max_tokens)
-        schedule = Schedule(examples.lengths, settings.train, arguments.world_size)
-        transformers.set_seed(settings.train.seed)  # the adapter's A is drawn before the Trainer seeds anything
-        model = add_lora(load_model(settings.model, best_device(), kind=AnswerLossModel), settings.train.lora)
-        trainable, total = trainable_parameters(model)
-        log.info("training %d of %d parameters on %d examples", trainable, total, len(examples))
-        checkpoints = CheckpointStore(storage, keys.adapter, keep=settings.train.keep_checkpoints)
+    servers = reporters(settings.train.report_to)
+    preflight = Preflight(settings, storage)
+    with scratch_folder("medvl-train-") as scratch:
+        started = start(settings, storage, keys, scratch, preflight)
+        log.info("%s", preflight.table())
+        examples = started.loader.dataset
         trainer = AnswerTrainer(
-            model=model,
-            args=arguments,
-            loader=step_loader(settings, examples, schedule, arguments),
+            model=started.model,
+            args=started.arguments,
+            loader=started.loader,
             bad_steps=settings.train.limits.bad_steps,
-            on_bad_step=bad_step_writer(storage, keys.adapter, arguments.process_index, examples),
+            on_bad_step=bad_step_writer(storage, keys.adapter, started.ranks.rank, examples),
         )
-        fit(trainer, checkpoints, scratch)
+        text = settings.model_dump_json(indent=2, include={"model", "prompt", "train"})
+        board = TensorBoard(storage, keys.adapter, scratch / "tensorboard", text)
+        watchers = [*([board] if "tensorboard" in settings.train.report_to else []), *servers]
+        fit(trainer, settings, checkpoint_store(settings, storage, keys, started), watchers, scratch)
+        weights = adapter_weights(trainer.model) if trainer.is_deepspeed_enabled else None  # all processes gather it
         if trainer.is_world_process_zero():
             publication = Publication(storage, prefix)
-            write_adapter(publication, settings, trainer, layout.prepared(keys.prep), scratch)
-            publication.finish(provenance(settings, keys, prepared, trainer, started))
+            folder = scratch / "adapter"
+            trainer.model.save_pretrained(folder, state_dict=weights)
+            write_adapter(publication, settings, trainer, layout.prepared(keys.prep), folder)
+            board.publish(publication)
+            publication.finish(provenance(settings, keys, prepared, trainer, began))
         trainer.accelerator.wait_for_everyone()
     return require_manifest(storage, prefix, "train")
 
 
-def step_loader(
-    settings: RunSettings, examples: TrainingExamples, schedule: Schedule, arguments: TrainingArguments
-) -> StepLoader:
-    """This process's share of the data."""
-    batches = MicroBatches(examples, packing=settings.train.packing, dtype=getattr(torch, settings.model.dtype))
-    workers = worker_count(settings.train, read_topology().processes)
-    return StepLoader(batches, schedule, arguments.process_index, workers)
+def checkpoint_store(settings: RunSettings, storage: Storage, keys: StageKeys, started: Start) -> CheckpointStore:
+    """Where this training's checkpoints lie, and what they belong to."""
+    return CheckpointStore(
+        storage,
+        keys.adapter,
+        keep=settings.train.keep_checkpoints,
+        ranks=started.ranks,
+        contract=training_contract(
+            settings.train, processes=started.ranks.world, zero=started.zero, examples=len(started.loader.dataset)
+        ),
+    )
 
 
-def fit(trainer: AnswerTrainer, checkpoints: CheckpointStore, scratch: Path) -> None:
-    """Train to the end, or to SIGTERM."""
-    stop = StopOnSigterm()
-    # The stop asks for a checkpoint, and a checkpoint asks for a log line: in this order.
-    for callback in (stop, LogLines(trainer.schedule.examples_per_step), StoreCheckpoints(checkpoints)):
+def fit(
+    trainer: AnswerTrainer,
+    settings: RunSettings,
+    checkpoints: CheckpointStore,
+    watchers: Sequence[TrainerCallback],
+    scratch: Path,
+) -> None:
+    """Train to the end, or to SIGTERM; then every checkpoint is in the store."""
+    train = settings.train
+    work = Work.of(settings, trainer.model.config.to_dict(), trainer.schedule)
+    uploads = Uploads(checkpoints, patience_seconds=train.limits.store_minutes * 60)
+    checkpointing = Checkpointing(uploads, checkpoints.ranks, every_minutes=train.save_every_minutes)
+    lines = LogLines(work, checkpoints.ranks, lambda: trainer.loader.waited_seconds)
+    # The first may ask for a checkpoint, and a checkpoint asks for a log line, which the others then tell: this order.
+    for callback in (checkpointing, lines, *watchers):
         trainer.add_callback(callback)
     trainer.remove_callback(transformers.PrinterCallback)  # it prints the same steps as Python dicts
     resume = checkpoints.restore_latest(scratch)
     trainer.loader.first_step = int(resume.name.rpartition("-")[2]) if resume else 0
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if stop.stopped:
+    if checkpointing.preempted:
         raise PreemptedError(
             f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}",
-            where=layout.checkpoints(checkpoints.adapter_key),
+            where=checkpoints.prefix,
             remedy="start the same command again: it resumes from there",
         )
 
@@ -136,16 +151,14 @@ def provenance(
 
 
 def write_adapter(
-    publication: Publication, settings: RunSettings, trainer: AnswerTrainer, prepared: str, scratch: Path
+    publication: Publication, settings: RunSettings, trainer: AnswerTrainer, prepared: str, folder: Path
 ) -> None:
-    """The adapter in PEFT's format, its card, the log, the curve and the totals."""
-    folder = scratch / "adapter"
-    trainer.model.save_pretrained(folder)
+    """The adapter in PEFT's format, which lies in ``folder``, its card, the log, the curve and the totals."""
     lines = training_lines(trainer.state)
-    results = all_results(lines, trainer.schedule.totals(trainer.state.global_step).examples)
+    results = all_results(lines, trainer.schedule.totals(trainer.state.global_step))
     parameters = trainable_parameters(trainer.model)
     (folder / "README.md").write_text(model_card(settings, results, parameters, prepared), encoding="utf-8")
-    base = {"path": settings.model.path, "fingerprint": settings.model.fingerprint}
+    base = {"path": settings.model.path, "fingerprint": settings.model.fingerprint, **installed()}
     (folder / layout.ADAPTER_BASE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
     for path in sorted(folder.iterdir()):
         publication.upload(path, path.name)

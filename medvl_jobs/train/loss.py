@@ -109,7 +109,7 @@ def whole(parameter: torch.nn.Parameter) -> Iterator[torch.nn.Parameter]:
     DeepSpeed remembers who asked for it: from the second forward pass on it brings it itself, and takes it away again
     after the pass. Taking it away here as well would be an error.
     """
-    if not hasattr(parameter, "ds_status") or parameter.ds_active_sub_modules:
+    if not hasattr(parameter, "ds_status") or getattr(parameter, "ds_active_sub_modules", None):
         yield parameter
         return
     # Here and not above: it takes three seconds, and only who trains with ZeRO-3 has such parameters.

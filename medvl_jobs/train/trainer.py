@@ -16,6 +16,7 @@ from transformers import Trainer
 from medvl_jobs.errors import DataError
 from medvl_jobs.train.batches import MicroBatch, Schedule
 from medvl_jobs.train.data import StepLoader, StepOfProcess
+from medvl_jobs.train.zero import adapter_weights
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,15 @@ class AnswerTrainer(Trainer):
         self._count_bad(inputs, total)
         model.zero_grad(set_to_none=True)  # the optimiser leaves alone what has no gradient
         return torch.zeros_like(total)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter alone, in float32; under DeepSpeed all processes gather it from each other."""
+        if not self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = adapter_weights(self.model)
+        if self.args.should_save:
+            self._save(output_dir or self.args.output_dir, state_dict=weights)
 
     def floating_point_ops(self, inputs: StepOfProcess) -> int:
         """Not counted here: `tracking` knows what a token costs this model."""

@@ -39,7 +39,7 @@ def resolve_zero(settings: RunSettings, lengths: Lengths, world: int) -> Zero:
     On a CPU, and alone, there is nothing to be shared: the lowest that does what ``train.offload`` says. ``lengths``
     are those of the training's examples. Raises `SettingsError` when no stage fits.
     """
-    setup = Setup(_shape(settings.model, settings), settings.model, settings.train, _workload(lengths), world)
+    setup = training_setup(settings, lengths, world)
     if len(setup.stages) == 1:
         return setup.stages[0]
     if world == 1 or not torch.cuda.is_available():
@@ -135,16 +135,15 @@ def adapter_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def _shape(model: ModelSettings, settings: RunSettings) -> ModelShape:
-    there = settings.model_copy(update={"model": model.model_copy(update={"path": place(model)[0]})})
-    return ModelShape.from_config(read_config(there), model.path)
-
-
-def _workload(lengths: Lengths) -> Workload:
-    return Workload(
+def training_setup(settings: RunSettings, lengths: Lengths, world: int) -> Setup:
+    """What the planner counts with, of the examples themselves instead of the dataset's card."""
+    model = settings.model.model_copy(update={"path": place(settings.model)[0]})
+    shape = ModelShape.from_config(read_config(settings.model_copy(update={"model": model})), settings.model.path)
+    work = Workload(
         examples=len(lengths),
         mean_tokens=float(lengths.tokens.mean()),
         longest_tokens=int(lengths.tokens.max()),
         answer_tokens=float(lengths.labels.mean()),
         image_tokens=float(lengths.images.mean()),
     )
+    return Setup(shape, settings.model, settings.train, work, world)

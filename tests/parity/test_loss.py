@@ -147,7 +147,7 @@ def rows(count: int) -> datasets.Dataset:
     return datasets.Dataset.from_list(
         [
             {
-                "id": f"example-{n}",
+                "example_id": f"example-{n}",
                 "image": {"bytes": tiny_model.png(tiny_model.picture(n, *SIZES[n % len(SIZES)]))},
                 "width": SIZES[n % len(SIZES)][0],
                 "height": SIZES[n % len(SIZES)][1],

@@ -1,127 +1,15 @@
-"""The checks in the order in which a training learns what they need, and ``medvl train --check``, which stops there.
-
-`Preflight` is what both share. Each of its methods raises at once when something is refused, after the table of all
-that was found until then has been logged.
-"""
+"""``medvl train --check``: a training up to its first step."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import torch
-from torch import nn
-
 from medvl_jobs.contracts import layout
-from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
-from medvl_jobs.model.dataset import open_split
-from medvl_jobs.model.prompts import PromptRenderer
-from medvl_jobs.model.versions import installed
-from medvl_jobs.model.weights import place
-from medvl_jobs.settings.environment import read_topology
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.files import scratch_folder
 from medvl_jobs.storage.publish import require_manifest
-from medvl_jobs.train.arguments import training_arguments
-from medvl_jobs.train.batches import Lengths, Schedule
-from medvl_jobs.train.data import TrainingExamples, worker_count
-from medvl_jobs.train.lora import add_lora
-from medvl_jobs.train.loss import AnswerLossModel
-from medvl_jobs.train.planner.job import read_config
-from medvl_jobs.train.planner.memory import memory
-from medvl_jobs.train.planner.setup import Setup, Workload, Zero
-from medvl_jobs.train.planner.shape import ModelShape
-from medvl_jobs.train.preflight import examples as of_examples
-from medvl_jobs.train.preflight import gpus, machine
-from medvl_jobs.train.preflight import model as of_model
-from medvl_jobs.train.preflight.findings import Finding, merged, require, table
-from medvl_jobs.train.preflight.libraries import PACKAGES, library_findings
-from medvl_jobs.train.ranks import Ranks
-from medvl_jobs.train.zero import resolve_zero
-
-log = logging.getLogger(__name__)
-
-
-class Preflight:
-    """What has been found until now, of all processes once they have joined."""
-
-    def __init__(self, settings: RunSettings, storage: Storage) -> None:
-        """Nothing is checked yet."""
-        self.settings, self.storage = settings, storage
-        self.topology = read_topology()
-        self.ranks = Ranks()
-        self.findings: list[Finding] = []
-
-    def alone(self, prepared_key: str, scratch: Path) -> None:
-        """Before the processes join, and before anything large is read: libraries, GPUs, the adapter, disk, store."""
-        self._add(library_findings(installed(PACKAGES), self.settings))
-        self._add(gpus.gpu_findings(gpus.read_machine(), self.topology.processes, self.settings))
-        lora, trained = of_model.planned_lora_finding(self.settings.model, self.settings.train.lora)
-        self._add([lora, machine.store_finding(self.storage)])
-        if self.topology.local_rank in {None, 0}:  # for all processes of this machine
-            needed = machine.disk_bytes(self._split_bytes(prepared_key), trained, self.topology.processes)
-            self._add([machine.disk_finding(scratch, needed)])
-
-    def joined(self, ranks: Ranks) -> None:
-        """Once the processes have joined: whether they reach each other."""
-        found = machine.all_reduce_finding(ranks)
-        self._add([found])  # before `ranks` is set: processes that do not reach each other cannot agree on it
-        self.ranks = ranks
-
-    def data(self, examples: TrainingExamples, schedule: Schedule, zero: Zero) -> None:
-        """Once the examples are known, and before the model is loaded: the data, and the memory they take.
-
-        ``zero``: the stage in force, as `resolve_zero` gives it.
-        """
-        self._add_of_all(lambda: of_examples.data_findings(examples, schedule, self.ranks.rank))
-        self._add_of_all(lambda: [self._memory(examples, zero), self._shared_memory(schedule)])
-
-    def model(self, model: nn.Module) -> None:
-        """Once the model is there, with its adapter and before the Trainer wraps it: what of it is in force."""
-        asked = self.settings.model
-        self._add_of_all(
-            lambda: [
-                of_model.attention_finding(model, asked.attention),
-                of_model.experts_finding(model, asked.experts),
-                of_model.lora_finding(model),
-            ]
-        )
-
-    def table(self) -> str:
-        """All that was found; of the adapter what the loaded model says, once it does."""
-        last = {each.name: each for each in self.findings}
-        return table([each for each in self.findings if last[each.name] is each or each.verdict != "ok"])
-
-    def _add_of_all(self, find: Callable[[], list[Finding]]) -> None:
-        self._add(merged(self.ranks.together(find)))
-
-    def _add(self, found: Sequence[Finding]) -> None:
-        self.findings += found
-        if self.topology.local_rank in {None, 0} and any(each.verdict == "refused" for each in found):
-            log.error("refused before the first step:\n%s", self.table())
-        require(found)
-
-    def _split_bytes(self, prepared_key: str) -> int:
-        """Of all examples: those of the train split are not much less."""
-        listed = self.storage.list_stats(layout.parts(prepared_key))
-        return sum(stat.bytes for key, stat in listed if key.endswith(layout.EXAMPLES))
-
-    def _memory(self, examples: TrainingExamples, zero: Zero) -> Finding:
-        needed = memory(training_setup(self.settings, examples.lengths, self.ranks.world), zero).total
-        if not torch.cuda.is_available():
-            return gpus.memory_finding(needed, None, None)
-        device = torch.cuda.current_device()
-        return gpus.memory_finding(needed, gpus.read_machine().gpus[device], torch.cuda.mem_get_info(device)[0])
-
-    def _shared_memory(self, schedule: Schedule) -> Finding:
-        element_bytes = torch.finfo(getattr(torch, self.settings.model.dtype)).bits // 8
-        processes = self.topology.processes
-        workers = processes * worker_count(self.settings.train, processes)
-        needed = of_examples.shared_memory_bytes(schedule, element_bytes, workers)
-        return machine.shared_memory_finding(needed, machine.free_shared_memory())
+from medvl_jobs.train.preflight.checks import Preflight
+from medvl_jobs.train.start import start
 
 
 def check(settings: RunSettings, storage: Storage, keys: StageKeys) -> str:
@@ -132,32 +20,5 @@ def check(settings: RunSettings, storage: Storage, keys: StageKeys) -> str:
     require_manifest(storage, layout.prepared(keys.prep), "prep")
     preflight = Preflight(settings, storage)
     with scratch_folder("medvl-check-") as scratch:
-        set_threads(settings.model)
-        preflight.alone(keys.prep, scratch)
-        arguments = training_arguments(settings, scratch)
-        if arguments.process_index > 0:
-            logging.getLogger("medvl_jobs").setLevel(logging.WARNING)
-        preflight.joined(Ranks.joined(arguments.device))
-        renderer = PromptRenderer(load_processor(settings.model), settings.prompt)
-        examples = TrainingExamples(
-            open_split(storage, keys.prep, "train", scratch), renderer, settings.train.max_tokens
-        )
-        schedule = Schedule(examples.lengths, settings.train, arguments.world_size)
-        preflight.data(examples, schedule, resolve_zero(settings, examples.lengths, arguments.world_size))
-        model = add_lora(load_model(settings.model, best_device(), kind=AnswerLossModel), settings.train.lora)
-        preflight.model(model)
-    return preflight.table() if arguments.process_index == 0 else ""
-
-
-def training_setup(settings: RunSettings, lengths: Lengths, world: int) -> Setup:
-    """What the planner counts with, of the examples themselves instead of the dataset's card."""
-    model = settings.model.model_copy(update={"path": place(settings.model)[0]})
-    shape = ModelShape.from_config(read_config(settings.model_copy(update={"model": model})), settings.model.path)
-    work = Workload(
-        examples=len(lengths),
-        mean_tokens=float(lengths.tokens.mean()),
-        longest_tokens=int(lengths.tokens.max()),
-        answer_tokens=float(lengths.labels.mean()),
-        image_tokens=float(lengths.images.mean()),
-    )
-    return Setup(shape, settings.model, settings.train, work, world)
+        started = start(settings, storage, keys, scratch, preflight)
+    return preflight.table() if started.ranks.rank == 0 else ""
