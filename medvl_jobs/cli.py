@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         ("model", "base model -> model.cache, for pods that have no way to the hub"),
         ("plan", "memory, hours and cost of a training, before it is scheduled"),
         ("train", "prepared dataset -> LoRA adapter"),
+        ("export", "base model and adapter -> one merged model in a folder"),
         ("eval", "validation split -> predictions and scores"),
         ("report", "predictions -> comparison of base and tuned"),
         ("collect", "a finished report -> a folder; its gates set the exit code"),
@@ -64,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("overrides", nargs="*", metavar="section.key=value")
         if name == "eval":
             command.add_argument("--variant", type=Variant, choices=list(Variant), required=True)
-        if name == "collect":
-            command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+        if name in {"collect", "export"}:
+            what = "the report" if name == "collect" else "the merged model"
+            command.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {what}")
         if name == "prep":
             command.add_argument("--check", action="store_true", help="judge the data and stop: table, card, page")
             command.add_argument("--workers", type=int, metavar="N", help="processes; the same as prep.workers=N")
@@ -222,6 +224,11 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "train":
             _train(settings, storage, keys, check=arguments.check)
+        case "export":
+            from medvl_jobs.train.export import export_merged
+
+            export_merged(settings, storage, keys, arguments.out)
+            print(arguments.out)
         case "eval":
             from medvl_jobs.eval import job as evaluate
 

@@ -125,6 +125,11 @@ def read_topology() -> Topology:
     )
 
 
+def name_accelerator(name: str) -> None:
+    """Tell DeepSpeed ``cpu`` or ``cuda``. Left to find out, it says so on stdout, between the log lines."""
+    os.environ.setdefault("DS_ACCELERATOR", name)
+
+
 def pose_as_the_only_process() -> bool:
     """Set what torchrun would have set, for a process that nobody has given a place; returns whether that was so.
 

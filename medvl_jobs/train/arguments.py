@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.settings.environment import Topology
 from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.train.watchdog import collective_seconds
 from medvl_jobs.train.zero import DeepSpeedConfig
 
 
@@ -45,7 +46,7 @@ def training_arguments(settings: RunSettings, scratch: Path, deepspeed: DeepSpee
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,  # every LoRA module takes part in every step
-        ddp_timeout=round(train.limits.hang_minutes * 60),
+        ddp_timeout=collective_seconds(train.limits.hang_minutes),
         disable_tqdm=not sys.stderr.isatty(),
     )
 

@@ -34,6 +34,7 @@ from medvl_jobs.train.start import Start, start
 from medvl_jobs.train.tracking import LogLines, Work, training_lines
 from medvl_jobs.train.trainer import AnswerTrainer, BadStep
 from medvl_jobs.train.uploads import Uploads
+from medvl_jobs.train.watchdog import Watchdog, lost_each_other
 from medvl_jobs.train.zero import adapter_weights
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
     prepared = require_manifest(storage, layout.prepared(keys.prep), "prep")
     servers = reporters(settings.train.report_to)
     preflight = Preflight(settings, storage)
-    with scratch_folder("medvl-train-") as scratch:
+    with lost_each_other(), scratch_folder("medvl-train-") as scratch:
         started = start(settings, storage, keys, scratch, preflight)
         log.info("%s", preflight.table())
         examples = started.loader.dataset
@@ -102,10 +103,13 @@ def fit(
     train = settings.train
     work = Work.of(settings, trainer.model.config.to_dict(), trainer.schedule)
     uploads = Uploads(checkpoints, patience_seconds=train.limits.store_minutes * 60)
-    checkpointing = Checkpointing(uploads, checkpoints.ranks, every_minutes=train.save_every_minutes)
+    watchdog = Watchdog(train.limits.hang_minutes, read_environment().termination_log)
+    checkpointing = Checkpointing(
+        uploads, checkpoints.ranks, every_minutes=train.save_every_minutes, beat=watchdog.beat
+    )
     lines = LogLines(work, checkpoints.ranks, lambda: trainer.loader.waited_seconds)
     # The first may ask for a checkpoint, and a checkpoint asks for a log line, which the others then tell: this order.
-    for callback in (checkpointing, lines, *watchers):
+    for callback in (checkpointing, lines, *watchers, watchdog):
         trainer.add_callback(callback)
     trainer.remove_callback(transformers.PrinterCallback)  # it prints the same steps as Python dicts
     resume = checkpoints.restore_latest(scratch)

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
 from medvl_jobs.model.dataset import open_split
 from medvl_jobs.model.prompts import PromptRenderer
-from medvl_jobs.settings.environment import Topology, read_topology
+from medvl_jobs.settings.environment import Topology, name_accelerator, read_topology
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
@@ -74,6 +74,7 @@ def start(settings: RunSettings, storage: Storage, keys: StageKeys, scratch: Pat
 def take_gpu(topology: Topology) -> None:
     """Give this process its own GPU, and the log to the first of all processes, which share one."""
     refuse_data_parallel(topology)
+    name_accelerator("cuda" if torch.cuda.is_available() else "cpu")
     if torch.cuda.is_available():
         torch.cuda.set_device(topology.local_rank or 0)
     if topology.rank > 0:
