@@ -67,8 +67,8 @@ def test_the_table_is_every_difference() -> None:
 def test_the_protocol_stays_when_a_default_moves() -> None:
     """What decides a figure stands in the profile itself, not in a default that may improve."""
     pinned = set(flat(yaml.safe_load((PROFILES / "tutorial.yaml").read_text(encoding="utf-8"))))
-    operational = {"train.log_every_steps", "train.save_every_steps", "train.keep_checkpoints"}
-    assert {name for name in resolved() if name.startswith("train.")} - operational <= pinned
+    decisive = {f"train.{name}" for name in flat(RunSettings().train.semantic())}
+    assert decisive <= pinned
     assert {name for name in resolved() if name.startswith("prompt.")} <= pinned
 
 

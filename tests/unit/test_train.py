@@ -93,7 +93,7 @@ def test_examples_that_are_too_long_are_left_out_and_counted() -> None:
     renderer = tiny_model.renderer()
     short = renderer.count_tokens(192, 192, "A short one.")
     examples = TrainingExamples(rows("A short one.", "A long one, " * 50, "A short one."), renderer, short)
-    assert (len(examples), examples.left_out, examples.tokens) == (2, 1, 2 * short)
+    assert (len(examples), examples.left_out, examples.lengths.tokens.tolist()) == (2, 1, [short, short])
     assert len(examples[1]) == short
     with pytest.raises(DataError, match="none of 1 examples fits"):
         TrainingExamples(rows("A long one, " * 50), renderer, 16)
