@@ -32,14 +32,14 @@ spec:
     {{- end }}
 {{- end }}
 
-{{/* The TORCH_NCCL variables make a hang an error, with a record of the last collectives. */}}
+{{/* What medvl's own watchdog does not end first, these make an error, with a record of the last collectives. */}}
 {{- define "medvl.trainEnv" -}}
 - {name: OMP_NUM_THREADS, value: {{ int .Values.train.threads | quote }}}
 {{- if .Values.gpu.enabled }}
 - {name: PYTORCH_CUDA_ALLOC_CONF, value: "expandable_segments:True"}
 - {name: TORCH_NCCL_ASYNC_ERROR_HANDLING, value: "1"}
 - {name: TORCH_NCCL_DUMP_ON_TIMEOUT, value: "1"}
-- {name: TORCH_NCCL_TRACE_BUFFER_SIZE, value: "2000"}
+- {name: TORCH_FR_BUFFER_SIZE, value: "2000"}
 {{- with .Values.nccl }}
 {{- if ne .nvls "auto" }}
 - {name: NCCL_NVLS_ENABLE, value: {{ .nvls | quote }}}
