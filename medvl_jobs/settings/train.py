@@ -63,7 +63,7 @@ class TrainSettings(Section):
     packing: bool = operational(False)
     """Lay the examples of a forward pass end to end in one row, without padding."""
     workers: Annotated[int, Field(ge=0)] | None = operational(None)
-    """Processes of each GPU that decode images meanwhile; none: the cores to spare, at most 8; 0: no process."""
+    """Processes of each GPU that decode images meanwhile; none: the cores to spare, at most 4; 0: no process."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03

@@ -27,6 +27,7 @@ from medvl_jobs.train.batches import MicroBatch
 from medvl_jobs.train.callbacks import Checkpointing
 from medvl_jobs.train.checkpoints import CheckpointStore, training_contract
 from medvl_jobs.train.data import TrainingExamples
+from medvl_jobs.train.failures import in_our_words
 from medvl_jobs.train.lora import trainable_parameters
 from medvl_jobs.train.preflight.checks import Preflight
 from medvl_jobs.train.reporters import TensorBoard, reporters
@@ -34,7 +35,7 @@ from medvl_jobs.train.start import Start, start
 from medvl_jobs.train.tracking import LogLines, Work, training_lines
 from medvl_jobs.train.trainer import AnswerTrainer, BadStep
 from medvl_jobs.train.uploads import Uploads
-from medvl_jobs.train.watchdog import Watchdog, lost_each_other
+from medvl_jobs.train.watchdog import Watchdog
 from medvl_jobs.train.zero import adapter_weights
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
     prepared = require_manifest(storage, layout.prepared(keys.prep), "prep")
     servers = reporters(settings.train.report_to)
     preflight = Preflight(settings, storage)
-    with lost_each_other(), scratch_folder("medvl-train-") as scratch:
+    with in_our_words(), scratch_folder("medvl-train-") as scratch:
         started = start(settings, storage, keys, scratch, preflight)
         log.info("%s", preflight.table())
         examples = started.loader.dataset

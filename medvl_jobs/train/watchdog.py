@@ -2,7 +2,7 @@
 
 What can go wrong, and what sees it:
 
-- A process dies. The launcher ends the others; what they were told by the broken connection is `lost_each_other`.
+- A process dies. The launcher ends the others; what they were told by the broken connection is `failures.in_our_words`.
 - A process is stopped, or stuck where nothing of Python runs. The others wait for it in a collective, and their own
   watchdogs end them; then the launcher ends the one that is stuck, by SIGKILL.
 - A process waits for ever by itself, for a disk, for a worker. Its own watchdog ends it.
@@ -21,12 +21,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medvl_jobs.errors import MedvlError, TryAgainError
@@ -35,8 +33,6 @@ from medvl_jobs.processes import leave_last_words
 log = logging.getLogger(__name__)
 
 LOOKS_PER_LIMIT = 20
-GLOO = "gloo/transport/"
-"""In every message of gloo's about a connection; it has no type of its own for them."""
 
 
 class Watchdog(TrainerCallback):
@@ -104,17 +100,3 @@ class Watchdog(TrainerCallback):
 def collective_seconds(limit_minutes: float) -> int:
     """How long a process waits for the others in a collective: longer than the watchdog does, which says why."""
     return round(limit_minutes * 60 * (1 + 2 / LOOKS_PER_LIMIT)) + 1
-
-
-@contextmanager
-def lost_each_other() -> Iterator[None]:
-    """Turn what torch raises when another process is gone, or does not come, into `TryAgainError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and GLOO not in str(error):
-            raise
-        raise TryAgainError(
-            f"another process of this training is gone, or did not come: {str(error).splitlines()[0]}",
-            remedy="if it failed, it says why in the same log; start again, it resumes from the last checkpoint",
-        ) from error

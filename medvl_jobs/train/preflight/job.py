@@ -8,6 +8,7 @@ from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.files import scratch_folder
 from medvl_jobs.storage.publish import require_manifest
+from medvl_jobs.train.failures import in_our_words
 from medvl_jobs.train.preflight.checks import Preflight
 from medvl_jobs.train.start import start
 
@@ -19,6 +20,6 @@ def check(settings: RunSettings, storage: Storage, keys: StageKeys) -> str:
     """
     require_manifest(storage, layout.prepared(keys.prep), "prep")
     preflight = Preflight(settings, storage)
-    with scratch_folder("medvl-check-") as scratch:
+    with in_our_words(), scratch_folder("medvl-check-") as scratch:
         started = start(settings, storage, keys, scratch, preflight)
     return preflight.table() if started.ranks.rank == 0 else ""
