@@ -6,6 +6,7 @@ A stage is imported inside its own branch, so that prep, report and run start wi
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import logging
 import signal
@@ -249,6 +250,7 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
 def _train(settings: RunSettings, storage: Storage, keys: StageKeys, *, check: bool) -> None:
     from medvl_jobs.train.preflight.libraries import require_libraries
 
+    faulthandler.register(signal.SIGUSR1, file=2)  # the launcher asks one that hangs where it is, on stderr
     require_libraries(settings)  # first: what the rest imports is not there in every version
     if check:
         from medvl_jobs.train.preflight import job as preflight

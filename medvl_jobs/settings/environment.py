@@ -83,8 +83,12 @@ class Topology:
         return self.machine * self.processes + (self.local_rank or 0)
 
     def environment(self, local_rank: int, termination_log: Path) -> dict[str, str]:
-        """The whole environment of one of the processes to start: this one's, its place, its own termination log."""
-        return {**os.environ, **self.of_process(local_rank), "MEDVL_TERMINATION_LOG": str(termination_log)}
+        """The whole environment of one of the processes to start: this one's, its place, its own termination log.
+
+        ``PYTHONFAULTHANDLER``, unless it is set: NCCL ends a process by SIGABRT, and says nothing of Python's stacks.
+        """
+        told = {**self.of_process(local_rank), "MEDVL_TERMINATION_LOG": str(termination_log)}
+        return {"PYTHONFAULTHANDLER": "1", **os.environ, **told}
 
     def of_process(self, local_rank: int) -> dict[str, str]:
         """The variables that tell one of the processes its place."""

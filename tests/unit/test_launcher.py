@@ -78,7 +78,9 @@ RANK = """
 """
 
 
-def start(folder: Path, body: str, processes: int = 2) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, body: str, processes: int = 2, errors: Path | None = None, grace: float = 30.0
+) -> subprocess.Popen[bytes]:
     """The real launcher, with a module `medvl_jobs` in the way that its children run in place of ours."""
     fake = folder / "fake"
     (fake / "medvl_jobs").mkdir(parents=True)
@@ -90,13 +92,15 @@ def start(folder: Path, body: str, processes: int = 2) -> subprocess.Popen[bytes
         sys.path.insert(0, {str(root)!r})
         from pathlib import Path
         from medvl_jobs.settings.environment import Topology
-        from medvl_jobs.train.launcher import launch
+        from medvl_jobs.train import launcher
+        launcher.GRACE_SECONDS = {grace}
         os.environ["PYTHONPATH"] = {str(fake)!r}
         topology = Topology({processes}, 1, 0, None, ("127.0.0.1", "1"))
-        sys.exit(launch(["train"], topology, Path({str(folder / "last-words")!r})))
+        sys.exit(launcher.launch(["train"], topology, Path({str(folder / "last-words")!r})))
     """
-    with (folder / "out").open("w") as out:
-        return subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=fake, stdout=out)
+    with (folder / "out").open("w") as out, (errors or Path(os.devnull)).open("w") as err:
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        return subprocess.Popen(command, cwd=fake, stdout=out, stderr=err if errors else None)
 
 
 def said(folder: Path) -> str:
@@ -136,6 +140,58 @@ def test_of_several_that_fail_at_once_the_one_that_cannot_be_cured_is_told(tmp_p
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     launcher = start(tmp_path, "if rank == '0': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)")
     assert launcher.wait(timeout=30) == 137
+    words = json.loads(said(tmp_path))
+    assert words["reason"] == "process 0 of this pod was ended by SIGKILL"
+    assert words["exit_code"] == 137
+    assert "memory" in words["remedy"]
+
+
+def test_what_nccl_aborts_is_worth_another_attempt(tmp_path: Path) -> None:
+    launcher = start(tmp_path, "if rank == '1': os.abort()\ntime.sleep(60)", errors=tmp_path / "errors")
+    assert launcher.wait(timeout=30) == 75
+    words = json.loads(said(tmp_path))
+    assert (words["error"], words["exit_code"]) == ("TryAgainError", 75)
+    assert words["reason"] == "process 1 of this pod was ended by SIGABRT"
+    assert "in <module>" in (tmp_path / "errors").read_text()  # Python's stack, by PYTHONFAULTHANDLER
+
+
+@pytest.mark.parametrize("cause", ["os.kill(os.getpid(), signal.SIGKILL)", "say(70)"])
+def test_of_several_that_fail_at_once_the_cause_is_told_not_that_a_connection_broke(tmp_path: Path, cause: str) -> None:
+    launcher = start(tmp_path, f"if rank == '0': say(75)\n{cause}")
+    assert launcher.wait(timeout=30) == (70 if "70" in cause else 137)
+    assert "75" not in said(tmp_path)
+
+
+def test_a_process_that_does_not_end_tells_where_it_is_and_is_named(tmp_path: Path) -> None:
+    launcher = start(
+        tmp_path,
+        """
+        import faulthandler, pathlib
+        def stuck_in_a_disk(): time.sleep(60)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if rank == "1":
+            faulthandler.register(signal.SIGUSR1)
+            pathlib.Path("ready-1").touch()
+            stuck_in_a_disk()
+        if rank == "2":
+            pathlib.Path("ready-2").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while not (os.path.exists("ready-1") and os.path.exists("ready-2")): time.sleep(0.05)
+        with open(os.environ["MEDVL_TERMINATION_LOG"], "w") as log:
+            json.dump({"reason": "no step has ended", "where": "after step 3"}, log)
+        sys.exit(75)
+        """,
+        processes=3,
+        errors=tmp_path / "errors",
+        grace=1.0,
+    )
+    assert launcher.wait(timeout=30) == 75
+    errors = (tmp_path / "errors").read_text()
+    assert errors.count("in stuck_in_a_disk") == 1
+    assert json.loads(said(tmp_path)) == {
+        "reason": "no step has ended",
+        "where": "after step 3; process 2 of this pod was stopped",
+    }
 
 
 def test_sigterm_reaches_all_and_their_checkpoint_is_waited_for(tmp_path: Path) -> None:
