@@ -115,7 +115,10 @@ def fit(
     trainer.remove_callback(transformers.PrinterCallback)  # it prints the same steps as Python dicts
     resume = checkpoints.restore_latest(scratch)
     trainer.loader.first_step = int(resume.name.rpartition("-")[2]) if resume else 0
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        watchdog.call_off()
     if checkpointing.preempted:
         raise PreemptedError(
             f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}",

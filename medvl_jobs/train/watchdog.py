@@ -22,9 +22,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medvl_jobs.errors import MedvlError, TryAgainError
@@ -61,6 +64,7 @@ class Watchdog(TrainerCallback):
     ) -> None:
         """Watch from now on."""
         self._step = state.global_step
+        limit_collectives(collective_seconds(self.limit_minutes))
         self.beat()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -73,6 +77,10 @@ class Watchdog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """All is done."""
+        self.call_off()
+
+    def call_off(self) -> None:
+        """No longer watch: also where the training has ended by an error, in a process that goes on."""
         self._over.set()
 
     def _watch(self) -> None:
@@ -91,12 +99,25 @@ class Watchdog(TrainerCallback):
 
     def _exit(self, error: MedvlError) -> None:
         """Not by an exception: the main thread is stuck, and would never raise it."""
-        log.error("%s", error)
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        leave_last_words(json.dumps(error.as_dict()) + "\n", self.termination_log)
-        os._exit(error.exit_code)
+        try:
+            log.error("%s", error)
+            leave_last_words(json.dumps(error.as_dict()) + "\n", self.termination_log)
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        finally:
+            os._exit(error.exit_code)
 
 
 def collective_seconds(limit_minutes: float) -> int:
     """How long a process waits for the others in a collective: longer than the watchdog does, which says why."""
     return round(limit_minutes * 60 * (1 + 2 / LOOKS_PER_LIMIT)) + 1
+
+
+def limit_collectives(seconds: int) -> None:
+    """Give every process group this time-out. The Trainer's ``ddp_timeout`` reaches not all of them.
+
+    DeepSpeed trains in a group of its own, made with torch's default (10 minutes with NCCL, 30 with gloo), and on CPUs
+    the Trainer passes none on at all. torch has no public function for it.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for group in list(distributed_c10d._world.pg_map):
+            distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)

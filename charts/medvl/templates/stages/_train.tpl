@@ -37,7 +37,6 @@ spec:
 - {name: OMP_NUM_THREADS, value: {{ int .Values.train.threads | quote }}}
 {{- if .Values.gpu.enabled }}
 - {name: PYTORCH_CUDA_ALLOC_CONF, value: "expandable_segments:True"}
-- {name: TORCH_NCCL_ASYNC_ERROR_HANDLING, value: "1"}
 - {name: TORCH_NCCL_DUMP_ON_TIMEOUT, value: "1"}
 - {name: TORCH_FR_BUFFER_SIZE, value: "2000"}
 {{- with .Values.nccl }}
