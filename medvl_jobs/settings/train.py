@@ -38,8 +38,8 @@ class LimitSettings(Section):
     store_minutes: Annotated[float, Field(ge=0)] = operational(60.0)
     """Training goes on for so long while checkpoints cannot be stored."""
     bad_steps: Annotated[int, Field(ge=1)] = operational(3)
-    """Steps in a row whose loss is no finite number. Each is left out; the last of them ends the job, the first with
-    DeepSpeed, which cannot leave one out."""
+    """Steps in a row whose loss is no finite number. Each is left out; the last of them ends the job; with DeepSpeed
+    the first."""
 
 
 def _number(value: Any) -> Any:

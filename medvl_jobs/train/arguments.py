@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -47,7 +46,7 @@ def training_arguments(settings: RunSettings, scratch: Path, deepspeed: DeepSpee
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,  # every LoRA module takes part in every step
         ddp_timeout=collective_seconds(train.limits.hang_minutes),
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,  # its bar prints dicts on stdout, between the log lines
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -180,3 +182,13 @@ def _as_it_is(batch: Any) -> Any:
 
 def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # Blocked and waited for, not ignored: multiprocessing ends its children by SIGTERM, and would wait for ever.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A SIGTERM to the whole group is for the training to answer; only its own process ends a worker."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid not in {0, parent}:
+        pass
+    os._exit(0)

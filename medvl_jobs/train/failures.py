@@ -26,6 +26,12 @@ def in_our_words() -> Iterator[None]:
             remedy="lower train.batch_tokens, set train.zero=3, or see what medvl plan proposes",
         ) from error
     except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            raise TryAgainError(
+                f"a process that decodes images died: {_first_line(error)}",
+                where="train.workers",
+                remedy="most often memory or /dev/shm ran out: raise the limit, or lower train.workers",
+            ) from error
         if not isinstance(error, dist.DistError) and GLOO not in str(error):
             raise
         raise TryAgainError(

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import Manifest, Provenance
-from medvl_jobs.errors import PreemptedError
+from medvl_jobs.errors import PreemptedError, TryAgainError
 from medvl_jobs.model.versions import installed
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.keys import StageKeys
@@ -133,7 +133,10 @@ def bad_step_writer(storage: Storage, adapter_key: str, process: int, examples: 
     def write(step: int, micro_batches: list[MicroBatch], loss: float) -> None:
         ids = [examples.ids(each) for each in micro_batches]
         found = {"step": step, "process": process, "loss": repr(loss), "micro_batches": ids}
-        storage.write_bytes(layout.bad_step(adapter_key, step, process), json.dumps(found, indent=2).encode())
+        try:
+            storage.write_bytes(layout.bad_step(adapter_key, step, process), json.dumps(found, indent=2).encode())
+        except TryAgainError as error:  # the store may be away for a while; the training goes on
+            log.warning("the bad step's examples are not stored (%s): %s", error.what, ids)
 
     return write
 

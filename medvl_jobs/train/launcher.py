@@ -131,7 +131,9 @@ class _Children:
                     failed = self._first_failure() or first
                     log.error("process %d of this pod ended with %d, ending the others", failed[1], failed[0])
                     deadline = time.monotonic() + GRACE_SECONDS
-                    self._end(signal.SIGTERM)
+                    # One that has stopped by itself did so with all others, which are still storing their part.
+                    if failed[0] != PreemptedError.exit_code:
+                        self._end(signal.SIGTERM)
                 if time.monotonic() > deadline:
                     deadline = float("inf")
                     self._kill_stuck()

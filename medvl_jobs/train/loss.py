@@ -89,7 +89,8 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient_TH,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient_TH * gradients[0].to(gradient_TH.dtype), None, None
+        # In float32: the scale of a step, rounded to bfloat16, would scale its whole gradient by up to 0.4 %.
+        return (gradient_TH.float() * gradients[0]).to(gradient_TH.dtype), None, None
 
 
 def _chunk(logits_CV: torch.Tensor, labels_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ The order matters: what can be refused comes before what takes minutes, the proc
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import transformers
 from peft import PeftModel
 from transformers import TrainingArguments
 
+from medvl_jobs.errors import SettingsError
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
 from medvl_jobs.model.dataset import open_split
 from medvl_jobs.model.prompts import PromptRenderer
@@ -60,6 +62,7 @@ def start(settings: RunSettings, storage: Storage, keys: StageKeys, scratch: Pat
     arguments = training_arguments(settings, scratch, deepspeed)
     ranks = Ranks.joined(arguments.device)
     preflight.joined(ranks)
+    refuse_unlike_stages(ranks.all_of(zero))
     schedule = Schedule(examples.lengths, settings.train, ranks.world)
     preflight.data(examples, schedule, zero)
     transformers.set_seed(settings.train.seed)  # the adapter's A is drawn before the Trainer seeds anything
@@ -71,11 +74,22 @@ def start(settings: RunSettings, storage: Storage, keys: StageKeys, scratch: Pat
     return Start(arguments, ranks, zero, loader, model)
 
 
+def refuse_unlike_stages(stages: Sequence[Zero]) -> None:
+    """Raises `SettingsError` where processes on unlike GPUs have chosen unlike ZeRO stages: they would never meet."""
+    if len(set(stages)) > 1:
+        raise SettingsError(
+            f"train.zero=auto gives {sorted(set(stages))} on different GPUs",
+            where="train.zero",
+            remedy="set train.zero, or use equal GPUs",
+        )
+
+
 def take_gpu(topology: Topology) -> None:
     """Give this process its own GPU, and the log to the first of all processes, which share one."""
     refuse_data_parallel(topology)
     name_accelerator("cuda" if torch.cuda.is_available() else "cpu")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(topology.local_rank or 0)
+    local_rank = topology.local_rank or 0
+    if local_rank < torch.cuda.device_count():  # else the preflight refuses, in its words
+        torch.cuda.set_device(local_rank)
     if topology.rank > 0:
         logging.getLogger("medvl_jobs").setLevel(logging.WARNING)

@@ -90,6 +90,12 @@ class AnswerTrainer(Trainer):
         if self.args.should_save:
             self._save(output_dir or self.args.output_dir, state_dict=weights)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Onto this process's own GPU. The stock one gives PEFT no device, which takes the first GPU for all."""
+        self.model.load_adapter(
+            resume_from_checkpoint, "default", is_trainable=True, torch_device=str(self.args.device)
+        )
+
     def floating_point_ops(self, inputs: StepOfProcess) -> int:
         """Not counted here: `tracking` knows what a token costs this model."""
         return 0
@@ -112,9 +118,9 @@ class AnswerTrainer(Trainer):
         return bool(agreed)
 
     def _gradient_is_finite(self) -> bool:
-        """The same on all processes, which have exchanged it. DeepSpeed's step is done: the next loss will tell."""
-        if self.is_deepspeed_enabled:
-            return True
+        """The same on all processes, which have exchanged it."""
+        if self.is_deepspeed_enabled:  # it has left the step out by itself, and would say so to nobody
+            return not self.accelerator.optimizer_step_was_skipped
         gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
         return bool(torch.isfinite(nn.utils.get_total_norm(gradients)))
 

@@ -256,7 +256,7 @@ def test_memory_against_the_estimate() -> None:
 def test_disk_and_shared_memory(tmp_path: Path) -> None:
     assert machine.disk_finding(tmp_path, 10, 9).verdict == "refused"
     assert machine.disk_finding(tmp_path, 1).verdict == "ok"
-    assert machine.disk_bytes(100, 10, 2) == 200 + 3 * 120
+    assert machine.disk_bytes(100, 10, 2) == 200 + 4 * 120
     assert machine.shared_memory_finding(10, 9).verdict == "refused"
     assert [machine.shared_memory_finding(*each).verdict for each in ((9, 9), (0, 0), (9, None))] == ["ok"] * 3
 
