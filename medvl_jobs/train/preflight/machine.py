@@ -63,8 +63,8 @@ def disk_finding(scratch: Path, needed_bytes: int, free_bytes: int | None = None
 def disk_bytes(split_bytes: int, trained_parameters: int, processes: int) -> int:
     """What ``processes`` of one machine write into scratch: each its copy of the train split, the first checkpoints.
 
-    A checkpoint holds the adapter and AdamW's two moments in float32. Each process fetches the one that it resumes from;
-    then there are two more at most: the next while it is being written, and one on its way to the store.
+    A checkpoint holds the adapter and AdamW's two moments in float32. Each process fetches the one that it resumes
+    from; then there are two more at most: the next while it is being written, and one on its way to the store.
     """
     return processes * split_bytes + (processes + 2) * (3 * 4 * trained_parameters)
 
