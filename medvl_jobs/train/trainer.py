@@ -90,12 +90,6 @@ class AnswerTrainer(Trainer):
         if self.args.should_save:
             self._save(output_dir or self.args.output_dir, state_dict=weights)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Onto this process's own GPU. The stock one gives PEFT no device, which takes the first GPU for all."""
-        self.model.load_adapter(
-            resume_from_checkpoint, "default", is_trainable=True, torch_device=str(self.args.device)
-        )
-
     def floating_point_ops(self, inputs: StepOfProcess) -> int:
         """Not counted here: `tracking` knows what a token costs this model."""
         return 0
