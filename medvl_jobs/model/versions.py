@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 
 from medvl_jobs.errors import SchemaMismatchError
+from medvl_jobs.storage.publish import installed
 
 OF_AN_ADAPTER = ("transformers", "peft")
 """What names its weights: the modules' names are transformers', the prefixes PEFT's."""
-
-
-def installed(packages: Iterable[str] = OF_AN_ADAPTER) -> dict[str, str]:
-    """Version of each package that is installed, by its name."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def major(version: str) -> str:
@@ -34,7 +23,7 @@ def require_same_major(made_with: Mapping[str, str], where: str) -> None:
     match, PEFT leaves that part of the adapter out and says so in a warning at most. An adapter that does not say what
     it was made with is let through.
     """
-    before, now = made_with.get("transformers"), installed().get("transformers")
+    before, now = made_with.get("transformers"), installed(OF_AN_ADAPTER).get("transformers")
     if before is not None and now is not None and major(before) != major(now):
         raise SchemaMismatchError(
             f"the adapter was made with transformers {before}, this is transformers {now}",

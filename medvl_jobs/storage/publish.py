@@ -148,7 +148,12 @@ def require_manifest(storage: Storage, prefix: str, stage: str) -> Manifest:
 
 def library_versions() -> dict[str, str]:
     """Versions of those `LIBRARIES` that are installed; none of them is imported for it."""
-    return {name: found for name in LIBRARIES if (found := _version(name))}
+    return installed(LIBRARIES)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Version of each package that is installed, by its name."""
+    return {name: found for name in packages if (found := _version(name))}
 
 
 @cache

@@ -15,13 +15,13 @@ from transformers import TrainerCallback
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import Manifest, Provenance
 from medvl_jobs.errors import PreemptedError, TryAgainError
-from medvl_jobs.model.versions import installed
+from medvl_jobs.model.versions import OF_AN_ADAPTER
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.files import scratch_folder
-from medvl_jobs.storage.publish import Publication, read_manifest, require_manifest
+from medvl_jobs.storage.publish import Publication, installed, read_manifest, require_manifest
 from medvl_jobs.train.artifacts import all_results, loss_figure, model_card, trainer_log
 from medvl_jobs.train.batches import MicroBatch
 from medvl_jobs.train.callbacks import Checkpointing
@@ -60,6 +60,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         trainer = AnswerTrainer(
             model=started.model,
             args=started.arguments,
+            ranks=started.ranks,
             loader=started.loader,
             bad_steps=settings.train.limits.bad_steps,
             on_bad_step=bad_step_writer(storage, keys.adapter, started.ranks.rank, examples),
@@ -169,7 +170,7 @@ def write_adapter(
     results = all_results(lines, trainer.schedule.totals(trainer.state.global_step))
     parameters = trainable_parameters(trainer.model)
     (folder / "README.md").write_text(model_card(settings, results, parameters, prepared), encoding="utf-8")
-    base = {"path": settings.model.path, "fingerprint": settings.model.fingerprint, **installed()}
+    base = {"path": settings.model.path, "fingerprint": settings.model.fingerprint, **installed(OF_AN_ADAPTER)}
     (folder / layout.ADAPTER_BASE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
     for path in sorted(folder.iterdir()):
         publication.upload(path, path.name)

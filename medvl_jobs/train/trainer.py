@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import Trainer
 
 from medvl_jobs.errors import DataError
 from medvl_jobs.train.batches import MicroBatch, Schedule
 from medvl_jobs.train.data import StepLoader, StepOfProcess
+from medvl_jobs.train.ranks import Ranks
 from medvl_jobs.train.zero import adapter_weights
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,12 @@ class AnswerTrainer(Trainer):
     the gradient does not depend on how a batch was split.
     """
 
-    def __init__(self, *, loader: StepLoader, bad_steps: int, on_bad_step: BadStep, **arguments: Any) -> None:
+    def __init__(
+        self, *, loader: StepLoader, ranks: Ranks, bad_steps: int, on_bad_step: BadStep, **arguments: Any
+    ) -> None:
         """``bad_steps``: so many in a row with a loss that is no finite number end the training."""
         super().__init__(train_dataset=loader.dataset, **arguments)
-        self.loader = loader
+        self.loader, self.ranks = loader, ranks
         self.schedule: Schedule = loader.schedule
         self.on_bad_step, self.most_bad_steps, self.bad_steps = on_bad_step, bad_steps, 0
 
@@ -70,7 +72,10 @@ class AnswerTrainer(Trainer):
                     loss = model(**self._prepare_inputs(batch)) * scale
                 total += loss.detach()
                 if last:
-                    finite = self._agree(torch.isfinite(total))
+                    bad = not torch.isfinite(total)
+                    finite = not any(
+                        self.ranks.largest(int(bad))
+                    )  # one alone that stops would leave the others waiting
                     if self.is_deepspeed_enabled and not finite:
                         self._count_bad(inputs, total)  # now: its backward pass is the optimiser's step too
                 self.accelerator.backward(loss, **self._backward_arguments())
@@ -103,13 +108,6 @@ class AnswerTrainer(Trainer):
     def _backward_arguments(self) -> dict[str, bool]:
         # DeepSpeed would divide by a number of micro-batches of its own.
         return {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-
-    def _agree(self, finite: torch.Tensor) -> bool:
-        """Whether it is so on all processes: one alone that stops would leave the others waiting."""
-        agreed = finite.int()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-        return bool(agreed)
 
     def _gradient_is_finite(self) -> bool:
         """The same on all processes, which have exchanged it."""

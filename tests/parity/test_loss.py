@@ -24,6 +24,7 @@ from medvl_jobs.train.batches import MicroBatch, Schedule
 from medvl_jobs.train.data import MicroBatches, StepLoader, TrainingExamples
 from medvl_jobs.train.lora import add_lora
 from medvl_jobs.train.loss import AnswerLossModel, answer_loss
+from medvl_jobs.train.ranks import Ranks
 from medvl_jobs.train.trainer import AnswerTrainer
 
 SIZES = ((192, 192), (256, 128), (96, 192), (320, 192), (192, 256), (192, 192), (128, 128))
@@ -173,6 +174,7 @@ def trainer_of(renderer: PromptRenderer, folder: Path, bad: list[Any], **train: 
             save_strategy="no", logging_strategy="no", disable_tqdm=True, remove_unused_columns=False,
         ),
         loader=StepLoader(batches, Schedule(data.lengths, wanted, 1), 0, workers=0),
+        ranks=Ranks(),
         bad_steps=3,
         on_bad_step=note,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from medvl_jobs.settings.run import RunSettings, load_settings
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.settings.train import LoraSettings
 from medvl_jobs.storage.open import open_storage
+from medvl_jobs.storage.publish import installed
 from medvl_jobs.train.batches import Lengths, Schedule
 from medvl_jobs.train.data import TrainingExamples
 from medvl_jobs.train.lora import add_lora
@@ -154,7 +155,7 @@ def test_grouped_mm_is_there_or_refused(torch_version: str, capability: tuple[in
 
 
 def test_an_adapter_of_another_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "installed", lambda: {"transformers": "5.23.0"})
+    monkeypatch.setattr(versions, "installed", lambda packages: {"transformers": "5.23.0"})
     versions.require_same_major({"transformers": "5.0.1"}, "adapter")
     versions.require_same_major({}, "adapter")
     with pytest.raises(errors.SchemaMismatchError, match=re.escape("made with transformers 4.57.1, this is")):
@@ -162,8 +163,8 @@ def test_an_adapter_of_another_transformers_is_refused(monkeypatch: pytest.Monke
 
 
 def test_installed_versions_are_found() -> None:
-    assert set(versions.installed()) == {"transformers", "peft"}
-    assert versions.installed(["no-such-package-at-all"]) == {}
+    assert set(installed(versions.OF_AN_ADAPTER)) == {"transformers", "peft"}
+    assert installed(["no-such-package-at-all"]) == {}
 
 
 # ---- GPUs

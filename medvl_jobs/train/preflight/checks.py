@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from medvl_jobs.contracts import layout
-from medvl_jobs.model.versions import installed
 from medvl_jobs.settings.environment import read_topology
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.publish import installed
 from medvl_jobs.train.batches import Schedule
 from medvl_jobs.train.data import TrainingExamples, worker_count
 from medvl_jobs.train.planner.memory import memory

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 
 from medvl_jobs.errors import SchemaMismatchError, SettingsError
-from medvl_jobs.model.versions import installed, major
+from medvl_jobs.model.versions import major
 from medvl_jobs.settings.run import RunSettings
+from medvl_jobs.storage.publish import installed
 from medvl_jobs.train.preflight.findings import Finding, require
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "flash-attn")
