@@ -29,11 +29,12 @@
       manifest.json
     predictions/<key>/
       part-00000.jsonl …                one line per finished example, appended in the order they finish
-      predict_results.json  scores.parquet
+      predict_results.json  scores.parquet  claims.parquet
       manifest.json
     runs/<name>/<run key>/
       run.yaml  plan.json
       report/index.html  report/report.json  report/report.md  report/figures/…
+      live/train/status.json  log.txt   one folder for each stage, refreshed while it works
       manifest.json
     runs/<name>/latest.json             the newest run key of that name
     probes/…                            made and deleted again, to see what the store can do
@@ -55,6 +56,9 @@ RUN_FILE = "run.yaml"
 PLAN = "plan.json"
 PREDICT_RESULTS = "predict_results.json"
 SCORES = "scores.parquet"
+CLAIMS = "claims.parquet"
+STATUS = "status.json"
+LOG = "log.txt"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_BASE = "base_model.json"
@@ -166,6 +170,11 @@ def run(name: str, key: str) -> str:
 def report_file(name: str, key: str, file: str) -> str:
     """One file of a run's report."""
     return f"{run(name, key)}/report/{file}"
+
+
+def live(name: str, key: str, stage: str) -> str:
+    """Prefix of what a stage of a run says of itself while it works."""
+    return f"{run(name, key)}/live/{stage}"
 
 
 def latest(name: str) -> str:

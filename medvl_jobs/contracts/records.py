@@ -108,8 +108,8 @@ class Prediction:
     label: str
     """The reference caption."""
     new_tokens: int
-    finish: Literal["stop", "length"]
-    """``length``: cut off by ``eval.max_new_tokens``."""
+    finish: Literal["stop", "length", "failed"]
+    """``length``: cut off by ``eval.max_new_tokens``; ``failed``: refused for good, the answer is empty."""
 
     def to_line(self) -> str:
         """One JSON line, ending in a newline."""
@@ -129,3 +129,15 @@ SCORES = pa.schema(
     ]
 )
 """One score of one example, long form; a percentage from 0 to 100, but for ``laterality_errors``, a count."""
+
+CLAIMS = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("field", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("right", pa.bool_(), nullable=False),
+    ]
+)
+"""One claim of one answer: characters ``[start, end)`` of its text, what they claim, and whether it is so."""

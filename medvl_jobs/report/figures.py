@@ -16,7 +16,14 @@ from medvl_jobs.settings.eval import Variant
 _BAR_LEFT, _BAR_RIGHT = 72, 316
 _BAR_THICKNESS, _BAR_STEP, _HEADING_STEP = 14, 27, 26
 _PERCENTS = range(0, 101, 25)
-_SHORT_LABELS = {Variant.BASE: "Base", Variant.TUNED: "Tuned", Variant.TUNED_SHUFFLED: "Shuffled"}
+_SHORT_LABELS = {
+    Variant.BASE: "Base",
+    Variant.TUNED: "Tuned",
+    Variant.TUNED_SHUFFLED: "Shuffled",
+    Variant.TUNED_BLANK: "Blank",
+    Variant.TEMPLATE: "Template",
+    Variant.BASE_FORMATTED: "Format",
+}
 
 _PLOT_LEFT, _PLOT_RIGHT, _PLOT_TOP, _PLOT_BOTTOM = 46, 450, 12, 200
 

@@ -15,7 +15,8 @@ from medvl_jobs.page import pictures
 from medvl_jobs.page.pictures import THUMBNAIL_BUDGET_BYTES
 from medvl_jobs.report.inputs import Answers, Evidence, Example
 from medvl_jobs.report.shape import Answer, GalleryItem
-from medvl_jobs.settings.eval import ReportSettings, Variant
+from medvl_jobs.settings.eval import Variant
+from medvl_jobs.settings.report import ReportSettings
 
 SHOWN = (Variant.BASE, Variant.TUNED)
 

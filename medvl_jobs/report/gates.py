@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.report.shape import Report
-from medvl_jobs.settings.eval import GATE, Variant
+from medvl_jobs.settings.eval import Variant
+from medvl_jobs.settings.report import GATE
 
 _COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 

@@ -7,7 +7,14 @@ from typing import Literal
 
 from medvl_jobs.settings.eval import Variant
 
-VARIANT_LABELS = {Variant.BASE: "Base", Variant.TUNED: "Tuned", Variant.TUNED_SHUFFLED: "Tuned, shuffled images"}
+VARIANT_LABELS = {
+    Variant.BASE: "Base",
+    Variant.TUNED: "Tuned",
+    Variant.TUNED_SHUFFLED: "Tuned, shuffled images",
+    Variant.TUNED_BLANK: "Tuned, blank images",
+    Variant.TEMPLATE: "One caption for all",
+    Variant.BASE_FORMATTED: "Base, told the format",
+}
 
 HEADLINES = ("facts_f1", "rouge-l")
 """The score that the verdict is about: the first of these that was computed."""

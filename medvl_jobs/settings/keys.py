@@ -13,7 +13,7 @@ from medvl_jobs.contracts.fingerprint import short_hash
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.run import RunSettings
 
-STAGE_VERSIONS = {"prep": 2, "train": 2, "eval": 1, "report": 1}
+STAGE_VERSIONS = {"prep": 2, "train": 2, "eval": 2, "report": 2}
 """Raised by hand when a stage's code makes other output from the same settings; old results are then not reused."""
 
 _NOT_PINNED = "the run is not pinned: call pipeline.pin.pin(settings) first"
@@ -37,16 +37,15 @@ def stage_keys(run: RunSettings) -> StageKeys:
     prep = prep_key(run)
     looking = [prep, run.model.semantic(), run.prompt.semantic()]
     adapter = run.eval.adapter_fingerprint or _key("train", run.train.semantic(), *looking)
-    evaluation = {
-        variant: _key(
-            "eval",
-            run.eval.semantic(),
-            *looking,
-            None if variant is Variant.BASE else adapter,
-            run.eval.shuffle_seed if variant is Variant.TUNED_SHUFFLED else None,
-        )
-        for variant in variants(run)
+    about = {
+        Variant.BASE: (None, None),
+        Variant.TUNED: (adapter, None),
+        Variant.TUNED_SHUFFLED: (adapter, run.eval.shuffle_seed),
+        Variant.TUNED_BLANK: (adapter, "blank"),
+        Variant.TEMPLATE: (None, "template"),
+        Variant.BASE_FORMATTED: (None, run.eval.format_question),
     }
+    evaluation = {variant: _key("eval", run.eval.semantic(), *looking, *about[variant]) for variant in variants(run)}
     report = _key("report", run.report.semantic(), run.name, {v.value: key for v, key in evaluation.items()})
     return StageKeys(prep, adapter, evaluation, report)
 

@@ -26,8 +26,10 @@ from pydantic_settings import (
 )
 
 from medvl_jobs.errors import MissingInputError, SettingsError
+from medvl_jobs.settings.chat import ChatSettings
 from medvl_jobs.settings.cluster import ClusterSettings
-from medvl_jobs.settings.eval import EvalSettings, ReportSettings
+from medvl_jobs.settings.eval import EvalSettings
+from medvl_jobs.settings.report import ReportSettings
 from medvl_jobs.settings.model import ModelSettings, PromptSettings
 from medvl_jobs.settings.plan import PlanSettings
 from medvl_jobs.settings.prep import PrepSettings
@@ -63,6 +65,7 @@ class RunSettings(BaseSettings, Section):
     report: ReportSettings = ReportSettings()
     plan: PlanSettings = PlanSettings()
     cluster: ClusterSettings = ClusterSettings()
+    chat: ChatSettings = ChatSettings()
 
     @classmethod
     def settings_customise_sources(

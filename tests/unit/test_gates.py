@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from medvl_jobs.errors import DataError, SettingsError
 from medvl_jobs.report.collect import require
 from medvl_jobs.report.gates import judge_gates
-from medvl_jobs.settings.eval import ReportSettings
+from medvl_jobs.settings.report import ReportSettings
 
 REPORT: Any = {
     "overall": {

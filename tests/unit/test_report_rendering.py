@@ -21,7 +21,8 @@ from medvl_jobs.report import figures, gallery, markdown, page, words
 from medvl_jobs.report.assemble import assemble, smooth
 from medvl_jobs.report.inputs import Example
 from medvl_jobs.report.shape import Report
-from medvl_jobs.settings.eval import ReportSettings, Variant
+from medvl_jobs.settings.eval import Variant
+from medvl_jobs.settings.report import ReportSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.md"
 HOSTILE = """<script>alert("x")</script><img src=x onerror=alert(1)> | `*_[a](http://b)_*` </p></details>"""

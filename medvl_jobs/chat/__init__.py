@@ -1,0 +1,1 @@
+"""The page on which base and tuned answer side by side."""
