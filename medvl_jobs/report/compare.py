@@ -18,8 +18,8 @@ from medvl_jobs.report.metrics import HEADLINES, MAIN, VARIANT_LABELS, describe,
 from medvl_jobs.report.shape import Difference, Estimate, Headline, MetricRow, Slice, VariantSummary
 from medvl_jobs.report.stats import mean_interval, paired_bootstrap
 from medvl_jobs.settings.eval import Variant
-from medvl_jobs.settings.report import ReportSettings
 from medvl_jobs.settings.keys import StageKeys
+from medvl_jobs.settings.report import ReportSettings
 
 Floats = NDArray[np.float64]
 

@@ -51,11 +51,11 @@ class EvalSettings(Section):
     controls: tuple[Control, ...] = operational((Variant.TUNED_SHUFFLED,))
     """Variants beyond base and tuned."""
     format_question: Annotated[str, Field(min_length=1)] = operational(
-        "Describe this medical image in one paragraph of plain English, without lists or headings: first the modality and"
-        " the view, then the visible anatomical structures with the patient's side, then where in the image the region"
-        " of interest lies and how many percent of the image it covers, last the finding, or that there is none."
+        "Describe this medical image in one paragraph of plain English, without lists or headings: first the modality"
+        " and the view, then the visible anatomical structures with the patient's side, then where in the image the"
+        " region of interest lies and how many percent of the image it covers, last the finding, or that there is none."
     )
-    """What the control `base-formatted` is asked, in place of ``prompt.question``: it changes that control's key only."""
+    """What the control ``base-formatted`` is asked in place of ``prompt.question``; part of that control's key only."""
     shuffle_seed: int = operational(42)
     """Which other image a shuffled example gets."""
     flush_every: Annotated[int, Field(ge=1)] = operational(64)

@@ -29,10 +29,10 @@ from medvl_jobs.errors import MissingInputError, SettingsError
 from medvl_jobs.settings.chat import ChatSettings
 from medvl_jobs.settings.cluster import ClusterSettings
 from medvl_jobs.settings.eval import EvalSettings
-from medvl_jobs.settings.report import ReportSettings
 from medvl_jobs.settings.model import ModelSettings, PromptSettings
 from medvl_jobs.settings.plan import PlanSettings
 from medvl_jobs.settings.prep import PrepSettings
+from medvl_jobs.settings.report import ReportSettings
 from medvl_jobs.settings.section import Section
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.settings.train import TrainSettings
