@@ -12,12 +12,11 @@ import torch
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
-from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.eval.engines.in_process import InProcessEngine
 from medvl_jobs.eval.predict import Outcome, Predictor, questions
 from medvl_jobs.eval.results import predict_results, score, scores_parquet
+from medvl_jobs.model.adapters import fetch_adapter
 from medvl_jobs.model.dataset import open_split
-from medvl_jobs.model.versions import require_same_major
 from medvl_jobs.settings.environment import read_environment
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys
@@ -40,7 +39,10 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Varia
         rows = open_split(storage, keys.prep, "val", scratch)
         about = rows.remove_columns("image").to_list()
         asked = questions(about, settings.eval, variant, settings.prompt.answer_prefix)
-        adapter, adapter_inputs = fetch_adapter(settings, storage, keys, variant, scratch)
+        adapter: Path | None = None
+        adapter_inputs: tuple[InputRef, ...] = ()
+        if variant is not Variant.BASE:
+            adapter, adapter_inputs = fetch_adapter(settings, storage, keys, scratch)
         publication = Publication(storage, prefix)
         predictor = Predictor(storage, prefix, publication, settings.eval)
         outcome = predictor.run(
@@ -79,44 +81,3 @@ def provenance(
         wall_seconds=seconds,
         gpu_seconds=seconds * torch.cuda.device_count(),
     )
-
-
-def fetch_adapter(
-    settings: RunSettings, storage: Storage, keys: StageKeys, variant: Variant, scratch: Path
-) -> tuple[Path | None, tuple[InputRef, ...]]:
-    """The adapter's folder on this machine, and what to name it in the manifest; nothing for the base.
-
-    Raises `MissingInputError` when it is not there and `SchemaMismatchError` when it belongs to another base model.
-    """
-    if variant is Variant.BASE:
-        return None, ()
-    if settings.eval.adapter and Path(settings.eval.adapter).is_dir():
-        check_base(Path(settings.eval.adapter), settings)
-        return Path(settings.eval.adapter), ()
-    prefix = (settings.eval.adapter or layout.adapter(keys.adapter)).rstrip("/")
-    manifest = require_manifest(storage, prefix, "train")
-    folder = scratch / "adapter"
-    for name in (layout.ADAPTER_CONFIG, layout.ADAPTER_WEIGHTS, layout.ADAPTER_BASE):
-        storage.download(f"{prefix}/{name}", folder / name)
-    check_base(folder, settings)
-    return folder, (manifest.as_input(prefix),)
-
-
-def check_base(folder: Path, settings: RunSettings) -> None:
-    """Refuse an adapter that was trained on another base model: where the shapes agree, PEFT would load it silently.
-
-    Raises `SchemaMismatchError`. An adapter that another tool made does not say what it belongs to: that is logged.
-    """
-    file = folder / layout.ADAPTER_BASE
-    if not file.is_file():
-        log.warning("%s does not say which base model it belongs to; its results are not verified", folder)
-        return
-    base = json.loads(file.read_text(encoding="utf-8"))
-    require_same_major(base, settings.eval.adapter or str(folder))
-    trained_on = base["fingerprint"]
-    if trained_on != settings.model.fingerprint:
-        raise SchemaMismatchError(
-            f"the adapter was trained on base model {trained_on}, this run uses {settings.model.fingerprint}",
-            where=settings.eval.adapter or str(folder),
-            remedy="set model.path to that base model, or eval.adapter to an adapter of this one",
-        )

@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError
-from medvl_jobs.eval.engines.in_process import InProcessEngine, attach_adapter
+from medvl_jobs.eval.engines.in_process import InProcessEngine
+from medvl_jobs.model.adapters import attach_adapter
 from medvl_jobs.model.checkpoint import load_model, load_processor
 from medvl_jobs.model.collate import prompt_batch, training_batch
 from medvl_jobs.model.prompts import IGNORE, PromptRenderer

@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from medvl_jobs.contracts import layout
-from medvl_jobs.errors import SchemaMismatchError
 from medvl_jobs.eval.engines.base import Answer
+from medvl_jobs.model.adapters import attach_adapter
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
 from medvl_jobs.model.collate import prompt_batch
 from medvl_jobs.model.prompts import PromptRenderer, decode_image
@@ -61,22 +57,3 @@ class InProcessEngine:
         ends = [position for position, token in enumerate(tokens.tolist()) if token in self.end_token_ids]
         length = ends[0] if ends else len(tokens)
         return Answer(self.renderer.decode(tokens[:length]), length, "stop" if ends else "length")
-
-
-def attach_adapter(model: torch.nn.Module, folder: Path) -> PeftModel:
-    """The model with the adapter in ``folder``.
-
-    Raises `SchemaMismatchError` when it was trained on another shape, or has not every weight that its configuration
-    promises: PEFT would leave those at zero, and the result would look like a weak tuned model.
-    """
-    remedy = "set model.path to the base that the adapter was trained on (see its README.md)"
-    try:
-        tuned = PeftModel.from_pretrained(model, folder).eval()
-        stored = set(load_file(folder / layout.ADAPTER_WEIGHTS))
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        what = f"the adapter does not fit the base model: {' '.join(str(error).split())[:300]}"
-        raise SchemaMismatchError(what, where=str(folder), remedy=remedy) from error
-    if lacking := sorted(set(get_peft_model_state_dict(tuned)) - stored):
-        what = f"the adapter lacks {len(lacking)} of its weights, the first is {lacking[0]}"
-        raise SchemaMismatchError(what, where=str(folder), remedy="use the whole adapter, or train it again")
-    return tuned
