@@ -36,7 +36,8 @@
       report/index.html  report/report.json  report/report.md  report/figures/…
       live/train/status.json  log.txt   one folder for each stage, refreshed while it works
       manifest.json
-    runs/<name>/latest.json             the newest run key of that name
+    runs/<name>/current.json            the run key of that name that was started last
+    runs/<name>/latest.json             the one whose report was finished last
     probes/…                            made and deleted again, to see what the store can do
 
 A prefix without ``manifest.json`` does not exist: it is being made, or its maker died.
@@ -177,8 +178,13 @@ def live(name: str, key: str, stage: str) -> str:
     return f"{run(name, key)}/live/{stage}"
 
 
+def current(name: str) -> str:
+    """The pointer to the run of a name that was started last."""
+    return f"runs/{name}/current.json"
+
+
 def latest(name: str) -> str:
-    """The pointer to the newest run of a name."""
+    """The pointer to the newest report of a name."""
     return f"runs/{name}/latest.json"
 
 

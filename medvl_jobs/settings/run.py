@@ -29,6 +29,7 @@ from medvl_jobs.errors import MissingInputError, SettingsError
 from medvl_jobs.settings.chat import ChatSettings
 from medvl_jobs.settings.cluster import ClusterSettings
 from medvl_jobs.settings.eval import EvalSettings
+from medvl_jobs.settings.live import LiveSettings
 from medvl_jobs.settings.model import ModelSettings, PromptSettings
 from medvl_jobs.settings.plan import PlanSettings
 from medvl_jobs.settings.prep import PrepSettings
@@ -66,6 +67,7 @@ class RunSettings(BaseSettings, Section):
     plan: PlanSettings = PlanSettings()
     cluster: ClusterSettings = ClusterSettings()
     chat: ChatSettings = ChatSettings()
+    live: LiveSettings = LiveSettings()
 
     @classmethod
     def settings_customise_sources(
