@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import Literal
 from urllib.parse import quote
 
+from medvl_jobs.model.images import Suffix
+
 GroupSource = Literal["column", "pattern", "id"]
-Suffix = Literal["jpg", "png"]
 
 _MAX_NAME_BYTES = 240
 """File systems stop at 255 bytes a name; the rest is for the suffix and a store's temporary names."""
