@@ -39,12 +39,12 @@ class Encoded:
 class PromptRenderer:
     """Turns (image, question, answer) into tokens."""
 
-    def __init__(self, processor: ImageTextProcessor, prompt: PromptSettings) -> None:
-        """Render the question once; only image and answer differ between examples."""
+    def __init__(self, processor: ImageTextProcessor, prompt: PromptSettings, question: str | None = None) -> None:
+        """Render ``question``, or else the prompt's, once; only image and answer differ between examples."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.answer_prefix = prompt.answer_prefix
-        self.prompt_text = self.render(prompt.question, prompt.system)
+        self.prompt_text = self.render(question or prompt.question, prompt.system)
         self._prompt_ids: list[int] = self.tokenizer(self.prompt_text, add_special_tokens=False)["input_ids"]
 
     def render(self, question: str, system: str | None = None) -> str:

@@ -25,6 +25,16 @@ class Variant(StrEnum):
     BASE_FORMATTED = "base-formatted"
     """The base model, with ``eval.format_question``: told how to answer, what is missing to the tuned one."""
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it is about the tuned model."""
+        return self in {Variant.TUNED, Variant.TUNED_SHUFFLED, Variant.TUNED_BLANK}
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it is about a model at all."""
+        return self is not Variant.TEMPLATE
+
 
 Control = Literal[Variant.TUNED_SHUFFLED, Variant.TUNED_BLANK, Variant.TEMPLATE, Variant.BASE_FORMATTED]
 

@@ -13,13 +13,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError
-from medvl_jobs.eval.engines.in_process import InProcessEngine
 from medvl_jobs.model.adapters import attach_adapter
 from medvl_jobs.model.checkpoint import load_model, load_processor
 from medvl_jobs.model.collate import prompt_batch, training_batch
 from medvl_jobs.model.prompts import IGNORE, PromptRenderer
-from medvl_jobs.settings.eval import EvalSettings
-from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.settings.train import LoraSettings
 from medvl_jobs.train.lora import add_lora, trainable_parameters
 
@@ -193,15 +190,6 @@ def test_padding_side_does_not_move_logits(renderer: PromptRenderer) -> None:
     for row, example in zip(together, encoded, strict=True):
         alone = logits(model, prompt_batch([example], renderer.tokenizer.pad_token_id))[0]
         torch.testing.assert_close(row[-len(example) :], alone, rtol=1e-4, atol=1e-4)
-
-
-def test_answers_do_not_depend_on_the_batch() -> None:
-    settings = RunSettings.model_construct(
-        model=tiny_model.MODEL, prompt=RunSettings().prompt, eval=EvalSettings(max_new_tokens=24)
-    )
-    engine = InProcessEngine(settings, None)
-    images = [tiny_model.png(tiny_model.picture(n, 192 + 32 * n, 192)) for n in range(5)]
-    assert engine.answer(images) == [engine.answer([image])[0] for image in images]
 
 
 def test_experts_lie_in_the_hub_layout() -> None:
