@@ -21,6 +21,8 @@ CONFIG = "/etc/medvl/run.yaml"
 """Where the chart mounts the settings of the run, in every pod."""
 RUN_VOLUME = "run"
 """The volume with them. The chart cannot name its ConfigMap there: the name holds the hash of what names it."""
+REQUIRED = ("prep", "train", "eval", "template", "report")
+"""Manifests of every plan."""
 MAIN = ("medvl", "pytorch")
 """Name of the container that gets the command line; the training operator asks for ``pytorch``."""
 OUTPUT, STAGE, PLAN = "medvl.io/output", "medvl.io/stage", "medvl.io/plan"
@@ -33,18 +35,17 @@ class Templates:
 
     plan: Plan
     manifests: Mapping[str, Manifest]
-    """By the word of the stage: ``prep``, ``train``, ``eval``, ``report``, and ``model`` for a cache to fill."""
+    """By `Stage.manifest`: `REQUIRED`, and ``model`` for a cache to fill."""
     settings: RunSettings
 
     @classmethod
     def of(cls, plan: Plan, settings: RunSettings) -> Templates:
         """Raises `SettingsError` when a manifest is missing, or has a field that Kubernetes does not know."""
-        words = {"prep", "train", "eval", "report"}
-        lacking = sorted(word for word in words if f"{word}.yaml" not in plan.data)
+        lacking = sorted(word for word in REQUIRED if f"{word}.yaml" not in plan.data)
         if lacking:
             raise SettingsError(f"the plan has no manifest for {', '.join(lacking)}", where=plan.name)
         manifests = {}
-        for name in sorted({*words, "model"}):
+        for name in sorted({*REQUIRED, "model"}):
             if f"{name}.yaml" in plan.data:
                 manifests[name] = _read(plan, f"{name}.yaml")
         return cls(plan, manifests, settings)
@@ -56,12 +57,12 @@ class Templates:
 
     def name(self, stage: Stage, attempt: int) -> str:
         """``<release>-train-0a1b2c3d``, from the second attempt on with its number."""
-        digest = short_hash([self.output(stage), self.manifests[stage.words[0]], self.plan.name])[:8]
+        digest = short_hash([self.output(stage), self.manifests[stage.manifest], self.plan.name])[:8]
         return f"{self.plan.fullname}-{stage.name}-{digest}" + (f"-{attempt}" if attempt > 1 else "")
 
     def child(self, stage: Stage, attempt: int = 1, tried: int = 1) -> Manifest:
         """The object to create: the ``attempt``-th of all, the ``tried``-th of its generation."""
-        manifest = copy.deepcopy(self.manifests[stage.words[0]])
+        manifest = copy.deepcopy(self.manifests[stage.manifest])
         labels = {
             "app.kubernetes.io/managed-by": "medvl",
             PLAN: self.plan.name,
@@ -77,10 +78,10 @@ class Templates:
         manifest["metadata"] |= {"name": self.name(stage, attempt), "ownerReferences": [self.plan.reference]}
         for template in _pod_templates(manifest):
             self._complete(template["spec"], stage)
-        if stage.words == ("prep",):
-            spec, indexes = manifest["spec"], self.settings.prep.indexes
-            spec["completions"] = indexes
-            spec.setdefault("parallelism", indexes)
+        if stage.manifest == "prep":
+            _index(manifest["spec"], self.settings.prep.indexes)
+        elif stage.manifest == "eval" and self.settings.eval.shards > 1:
+            _index(manifest["spec"], self.settings.eval.shards)
         return manifest
 
     def _complete(self, pod: dict[str, Any], stage: Stage) -> None:
@@ -102,6 +103,13 @@ class Templates:
             "MEDVL_EVAL__ADAPTER_FINGERPRINT": settings.eval.adapter_fingerprint,
         }
         return [{"name": name, "value": value} for name, value in found.items() if value is not None]
+
+
+def _index(spec: dict[str, Any], pods: int) -> None:
+    """Make a Job's pods share its work: each knows its number, and is replaced as often as the only one would be."""
+    spec |= {"completionMode": "Indexed", "completions": pods, "parallelism": spec.get("parallelism", pods)}
+    if "backoffLimit" in spec:
+        spec["backoffLimitPerIndex"] = spec.pop("backoffLimit")
 
 
 def _read(plan: Plan, file: str) -> Manifest:

@@ -79,7 +79,7 @@ def _needs(steps: Sequence[Step], templates: Templates) -> dict[Stage, list[str]
     todo = [step.stage for step in steps if step.action == "run"]
     names = {stage.name for stage in todo}
     needs = {stage: [name for name in stage.needs if name in names] for stage in todo}
-    with_model = [stage for stage in todo if stage.words[0] in ON_GPU]
+    with_model = [stage for stage in todo if stage.manifest in ON_GPU]
     if not with_model or "model" not in templates.manifests:
         return needs
     for stage in with_model:

@@ -21,6 +21,11 @@ class Stage:
     """Where the output lies; the stage is finished when its manifest is there."""
     needs: tuple[str, ...] = ()
 
+    @property
+    def manifest(self) -> str:
+        """Which manifest of a plan its Job is made of: the command's, but for the evaluation that has no model."""
+        return Variant.TEMPLATE.value if self.words[-1] == Variant.TEMPLATE else self.words[0]
+
 
 def stages(settings: RunSettings, keys: StageKeys) -> tuple[Stage, ...]:
     """All stages of a run, every one after those that it needs; the last is the goal."""
@@ -34,7 +39,7 @@ def stages(settings: RunSettings, keys: StageKeys) -> tuple[Stage, ...]:
                 f"eval-{variant}",
                 ("eval", "--variant", variant.value),
                 layout.predictions(keys.eval[variant]),
-                ("prep",) if variant is Variant.BASE else trained,
+                trained if variant.has_adapter else ("prep",),
             )
         )
     evaluated = tuple(stage.name for stage in graph if stage.words[0] == "eval")

@@ -11,7 +11,7 @@ from rendering import CASES, Json, merged, pod_templates, render
 
 from medvl_jobs.cluster.client import NEEDED
 
-STAGES = ("coordinator", "model", "prep", "train", "eval", "report")
+STAGES = ("coordinator", "model", "prep", "train", "eval", "template", "report")
 PVC = {"modelCache": {"type": "pvc"}}
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "image"}
 """Of what Pod Security restricted takes; image from Kubernetes 1.33 on, and the chart refuses it before."""
@@ -239,6 +239,15 @@ def test_training_is_one_pod_with_all_gpus() -> None:
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}} in train["volumes"]
     assert train["terminationGracePeriodSeconds"] == 600
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in train["tolerations"]
+
+
+def test_the_evaluation_without_a_model_holds_no_gpu() -> None:
+    rendered = render(PVC)
+    template, report = rendered.main("template"), rendered.main("report")
+    assert template["resources"] == report["resources"]
+    assert template["image"] == rendered.main("eval")["image"]
+    assert "nvidia" not in yaml.safe_dump(rendered.stage("template"))
+    assert "/models" not in yaml.safe_dump(rendered.stage("template"))
 
 
 def test_workers_are_like_the_master() -> None:

@@ -16,6 +16,7 @@ from medvl_jobs.pipeline.children import ATTEMPT, GENERATION, OUTPUT, TRIED, Tem
 from medvl_jobs.pipeline.decide import Create, Done, Fail, Seen, Wait, decide
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.cluster import ClusterSettings
+from medvl_jobs.settings.eval import EvalSettings
 from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings
@@ -255,7 +256,9 @@ def manifest(container: str = "medvl", init: bool = False) -> dict[str, Any]:
 
 
 def plan(**changed: Any) -> Plan:
-    stages = {name: manifest() for name in ("prep", "eval", "report")} | {"train": manifest("pytorch", init=True)}
+    stages = {name: manifest() for name in ("prep", "eval", "template", "report")} | {
+        "train": manifest("pytorch", init=True)
+    }
     data = {f"{name}.yaml": yaml.safe_dump(each) for name, each in (stages | changed).items() if each}
     return Plan("rel-plan-12345678", "plan-uid", "rel", data)
 
@@ -303,6 +306,33 @@ def test_prep_has_as_many_completions_as_indexes() -> None:
     few["spec"]["parallelism"] = 2
     made = Templates.of(plan(prep=few), RUN).child(Stage("prep", ("prep",), "prepared/ef"), 1)
     assert (made["spec"]["completions"], made["spec"]["parallelism"]) == (3, 2)
+
+
+def test_shards_make_an_evaluation_an_indexed_job() -> None:
+    shared = RUN.model_copy(update={"eval": EvalSettings(shards=4)})
+    limited = manifest()
+    limited["spec"]["backoffLimit"] = 2
+    templates = Templates.of(plan(eval=limited, template=limited), shared)
+    spec = templates.child(Stage("eval-tuned", ("eval", "--variant", "tuned"), "predictions/cd"))["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+    assert (spec["backoffLimitPerIndex"], spec.get("backoffLimit")) == (2, None)
+    spec = templates.child(Stage("eval-template", ("eval", "--variant", "template"), "predictions/ef"))["spec"]
+    assert (spec["backoffLimit"], spec.get("completions")) == (2, None)
+
+
+def test_the_evaluation_without_a_model_has_a_manifest_of_its_own() -> None:
+    light = manifest()
+    light["metadata"] = {"labels": {"light": "yes"}}
+    templates = Templates.of(plan(template=light), RUN)
+    children = {
+        variant: templates.child(Stage(f"eval-{variant}", ("eval", "--variant", variant), "predictions/cd"))
+        for variant in ("base-formatted", "template")
+    }
+    assert "light" not in children["base-formatted"]["metadata"]["labels"]
+    assert children["template"]["metadata"]["labels"]["light"] == "yes"
+    assert children["template"]["spec"]["template"]["spec"]["containers"][0]["args"][:3] == [
+        "eval", "--variant", "template",
+    ]  # fmt: skip
 
 
 def test_a_name_tells_contents_apart_and_is_short_enough() -> None:

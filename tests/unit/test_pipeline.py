@@ -41,6 +41,23 @@ def test_the_graph() -> None:
     assert stage["eval-tuned"].words == ("eval", "--variant", "tuned")
 
 
+def test_only_what_is_about_the_tuned_model_waits_for_it() -> None:
+    stage = {stage.name: stage for stage in graph("eval.controls=[tuned-blank, template, base-formatted]")}
+    assert list(stage)[2:-1] == ["eval-base", "eval-tuned", "eval-tuned-blank", "eval-template", "eval-base-formatted"]
+    assert stage["eval-tuned-blank"].needs == ("prep", "train")
+    assert stage["eval-template"].needs == stage["eval-base-formatted"].needs == ("prep",)
+    assert {name: each.manifest for name, each in stage.items()} == {
+        "prep": "prep",
+        "train": "train",
+        "eval-base": "eval",
+        "eval-tuned": "eval",
+        "eval-tuned-blank": "eval",
+        "eval-template": "template",
+        "eval-base-formatted": "eval",
+        "report": "report",
+    }
+
+
 def test_every_stage_comes_after_what_it_needs() -> None:
     for words in ((), ("eval.controls=[]",), ("eval.adapter=x", "eval.adapter_fingerprint=f")):
         seen: set[str] = set()

@@ -12,6 +12,8 @@ train.yaml: |
   {{- include "medvl.stage.train" . | nindent 2 }}
 eval.yaml: |
   {{- include "medvl.stage.eval" . | nindent 2 }}
+template.yaml: |
+  {{- include "medvl.stage.template" . | nindent 2 }}
 report.yaml: |
   {{- include "medvl.stage.report" . | nindent 2 }}
 {{- end }}
