@@ -1,13 +1,25 @@
-"""Processes: children that neither outlive us nor lose their exit code, and the last words of a job."""
+"""Processes: how many may run, children that neither outlive us nor lose their exit code, and a job's last words."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def processors() -> int:
+    """Processors that this process may use: the affinity mask, or the quota of the container when that is less."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return available  # no cgroup of version 2: not a container, or an old one
+    return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
 
 
 def die_with_parent() -> None:

@@ -15,34 +15,38 @@ from medvl_jobs.contracts.records import SCORES, Prediction
 from medvl_jobs.eval.facts import score_facts
 from medvl_jobs.eval.predict import Outcome
 from medvl_jobs.eval.reading import read_facts
-from medvl_jobs.eval.similarity import aggregate, score_pairs
+from medvl_jobs.eval.similarity import METRICS, aggregate, score_pairs
+from medvl_jobs.eval.standard import corpus_scores, without_think_scores
+from medvl_jobs.eval.standard import score_pairs as standard_scores
 
 Scores = list[dict[str, float]]
 """One dict per example; percentages, but for counts of errors."""
 
 
 def score(predictions: Sequence[Prediction], truths: Mapping[str, str | None]) -> Scores:
-    """All scores per example: text similarity to the reference, and facts against the known truth.
+    """All scores per example: likeness to the reference, by two sets of scores, and facts against the truth.
 
     ``truths`` holds the facts as JSON by example; where a data set has none, the reference caption is read for them.
     """
-    similar = score_pairs([p.predict for p in predictions], [p.label for p in predictions])
+    texts = [p.predict for p in predictions], [p.label for p in predictions]
+    alike = zip(score_pairs(*texts), without_think_scores(*texts), standard_scores(*texts), strict=True)
     scores = []
-    for prediction, similarity in zip(predictions, similar, strict=True):
+    for prediction, (similarity, without_think, standard) in zip(predictions, alike, strict=True):
         known = truths[prediction.example_id]
         truth = Facts.from_json(known) if known else read_facts(prediction.label)
-        scores.append({**similarity, **score_facts(read_facts(prediction.predict), truth)})
+        scores.append({**similarity, **without_think, **standard, **score_facts(read_facts(prediction.predict), truth)})
     return scores
 
 
-def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[str, float]:
-    """``predict_results.json``: LLaMA-Factory's keys, then ours.
+def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[str, float | str]:
+    """``predict_results.json``: LLaMA-Factory's keys, then ours; a score's mean is over the examples that have it.
 
     ``predict_runtime`` covers generation and scoring over all attempts. ``predict_model_preparation_time`` is attaching
     the adapter, reading the weights is ``predict_model_load_time``; an attempt that found all parts made loads nothing.
     """
     count = len(outcome.predictions)
-    facts = sorted({name for each in scores for name in each if name.startswith(("fact", "laterality"))})
+    of_all = corpus_scores([p.predict for p in outcome.predictions], [p.label for p in outcome.predictions])
+    others = sorted({name for each in scores for name in each} - {*METRICS, *of_all})
     tokens = sum(p.new_tokens for p in outcome.predictions)
     return {
         **aggregate(scores),
@@ -52,9 +56,11 @@ def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[st
         "predict_model_preparation_time": round(outcome.preparation_seconds, 4),
         "predict_model_load_time": round(outcome.load_seconds, 4),
         "predict_new_tokens": tokens,
-        "predict_new_tokens_per_second": round(tokens / outcome.seconds, 2),
+        "predict_new_tokens_per_second": round(tokens / max(outcome.seconds, 1e-6), 2),
         "predict_cut_off_share": sum(p.finish == "length" for p in outcome.predictions) / count,
-        **{f"predict_{name}": float(np.mean([each[name] for each in scores if name in each])) for name in facts},
+        "predict_failed_share": sum(p.finish == "failed" for p in outcome.predictions) / count,
+        **{f"predict_{name}": float(np.mean([each[name] for each in scores if name in each])) for name in others},
+        **{f"predict_{name}": value for name, value in of_all.items()},
     }
 
 

@@ -21,7 +21,8 @@ from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.finished import ENDS_SHARD, part_names
 from medvl_jobs.prep.shards import Piece, cut, is_streamed
 from medvl_jobs.prep.source import FileSet, Source
-from medvl_jobs.prep.workers import processors, workers
+from medvl_jobs.prep.workers import workers
+from medvl_jobs.processes import processors
 from medvl_jobs.settings.environment import Environment, read_environment
 from medvl_jobs.settings.prep import PrepSettings
 from medvl_jobs.settings.run import RunSettings

@@ -15,11 +15,8 @@ from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from pathlib import Path
 
 from medvl_jobs.errors import TryAgainError
-
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 Task = Callable[[], None]
 RunAll = Callable[[Iterable[Task]], None]
@@ -84,16 +81,6 @@ def _run(task: Task) -> None:
         task()
     except SystemExit as stopped:
         os._exit(int(stopped.code or 0))
-
-
-def processors() -> int:
-    """Processors that this process may use: the affinity mask, or the quota of the container when that is less."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return available  # no cgroup of version 2: not a container, or an old one
-    return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
 
 
 def _start_worker() -> None:

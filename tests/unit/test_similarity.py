@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from medvl_jobs.errors import DataError
-from medvl_jobs.eval.similarity import METRICS, _lcs_length, aggregate, score_pairs
+from medvl_jobs.eval.similarity import METRICS, _bleu, _old_code_allowed, aggregate, lcs_length, score_pairs
+
+with _old_code_allowed():
+    import jieba
+    from rouge_chinese import Rouge
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "similarity.jsonl"
 
@@ -54,7 +59,7 @@ def test_an_answer_that_never_ends_is_scored_in_linear_memory() -> None:
     assert 0 < score["rouge-l"] < 1
 
 
-def slow_lcs_length(left: list[str], right: list[str]) -> int:
+def slowlcs_length(left: list[str], right: list[str]) -> int:
     """The textbook's table."""
     row = [0] * (len(right) + 1)
     for word in left:
@@ -66,7 +71,43 @@ def slow_lcs_length(left: list[str], right: list[str]) -> int:
 
 @given(st.lists(st.sampled_from("abcde"), max_size=80), st.lists(st.sampled_from("abcdef"), max_size=80))
 def test_the_bit_parallel_subsequence_is_the_textbooks(left: list[str], right: list[str]) -> None:
-    assert _lcs_length(left, right) == slow_lcs_length(left, right)
+    assert lcs_length(left, right) == slowlcs_length(left, right)
+
+
+@settings(deadline=None)  # the first one loads the libraries
+@given(st.text(alphabet="ab 肺。é🙂\n", max_size=40), st.text(alphabet="ab 肺。é🙂\n", max_size=40))
+def test_bleu_is_nltks_to_the_last_digit(prediction: str, reference: str) -> None:
+    smoothing = SmoothingFunction().method3
+    theirs = sentence_bleu([list(reference)], list(prediction), smoothing_function=smoothing)
+    assert _bleu(prediction, reference) == theirs
+
+
+CAPTION = st.text(alphabet="ab 肺结节。？”!.…?\n\r\t\u3000🙂-%5", max_size=40)
+
+
+@settings(deadline=None)  # the first one loads the libraries
+@given(CAPTION, CAPTION)
+def test_rouge_is_rouge_chineses_to_the_last_digit(prediction: str, reference: str) -> None:
+    """Words by jieba as it cuts a whole text, not block by block."""
+    said, true = " ".join(whole_text_words(prediction)), " ".join(whole_text_words(reference))
+    [score] = score_pairs([prediction], [reference])
+    if not said.split() or not true.split():
+        assert [score[name] for name in METRICS[:3]] == [0.0, 0.0, 0.0]
+        return
+    for name, theirs in Rouge().get_scores(said, true)[0].items():
+        assert score[name] == round(theirs["f"] * 100, 4)
+
+
+@cache
+def jiebas_tokenizer() -> Any:
+    tokenizer = jieba.Tokenizer()
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+    tokenizer.initialized = True
+    return tokenizer
+
+
+def whole_text_words(text: str) -> list[str]:
+    return list(jiebas_tokenizer().cut(text))
 
 
 def test_a_fresh_machine_neither_warns_nor_logs_nor_leaves_a_cache(
