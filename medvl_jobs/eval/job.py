@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.live import Progress, untold
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.eval.engines.base import Engine
@@ -33,7 +34,9 @@ ABOUT = ["example_id", "caption", "group", "width", "height", "facts"]
 """What an evaluation wants to know of an example besides its image."""
 
 
-def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Variant) -> Manifest | None:
+def run(
+    settings: RunSettings, storage: Storage, keys: StageKeys, variant: Variant, progress: Progress = untold
+) -> Manifest | None:
     """Predict and score one variant; what an earlier attempt finished is kept.
 
     As one pod of several (``eval.shards``) it makes its own share; whoever finds all parts made scores them, and the
@@ -48,7 +51,8 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys, variant: Varia
         shown = _Shown(settings, storage, keys, variant, scratch)
         asked = questions(shown.rows, settings.eval, variant, settings.prompt.answer_prefix)
         publication = Publication(storage, prefix)
-        predictor = Predictor(storage, prefix, publication, settings.eval, shard(settings.eval, read_environment()))
+        own = shard(settings.eval, read_environment())
+        predictor = Predictor(storage, prefix, publication, settings.eval, own, progress)
         outcome = predictor.run(asked, shown.image, shown.engine)
     if outcome is None:
         log.info("this share is done; the answers are scored when the other pods have done theirs")

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import get_args, get_type_hints
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.live import Progress, untold
 from medvl_jobs.contracts.records import Prediction, read_predictions
 from medvl_jobs.errors import DataError
 from medvl_jobs.eval.engines.base import Answer, Engine
@@ -66,9 +67,16 @@ class Predictor:
     """Makes the parts that are not there yet."""
 
     def __init__(
-        self, storage: Storage, prefix: str, publication: Publication, settings: EvalSettings, shard: int | None = None
+        self,
+        storage: Storage,
+        prefix: str,
+        publication: Publication,
+        settings: EvalSettings,
+        shard: int | None = None,
+        progress: Progress = untold,
     ) -> None:
         """``prefix`` is the variant's own in the store. ``shard``: which of ``eval.shards`` pods; none for the only."""
+        self.progress = progress
         self.storage, self.prefix, self.publication, self.settings = storage, prefix, publication, settings
         self.shard, self.shards = (0, 1) if shard is None else (shard, settings.shards)
         self.load_seconds = self.preparation_seconds = self.own_seconds = 0.0
@@ -122,13 +130,17 @@ class Predictor:
         missing = {n: part for n, part in parts.items() if n not in made}
         if not missing:
             return made
-        done, total = sum(map(len, made.values())), sum(map(len, parts.values()))
+        done = there = sum(map(len, made.values()))
+        total = sum(map(len, parts.values()))
         hope = any(prediction.finish != "failed" for part in made.values() for prediction in part)
         with closing(open_engine()) as engine:
             self.load_seconds += engine.load_seconds
             self.preparation_seconds += engine.preparation_seconds
+            self.progress(there, total)
             started, steps = time.monotonic(), engine.steps
-            for number, predictions in _whole_parts(missing, image, engine, hope=hope):
+            for number, predictions in _whole_parts(
+                missing, image, engine, hope=hope, tell=lambda answers: self.progress(there + answers, total)
+            ):
                 now = time.monotonic()
                 self._store(number, predictions, Effort(now - started, engine.steps - steps, self.shard))
                 self.own_seconds += now - started
@@ -166,18 +178,24 @@ class Predictor:
 
 
 def _whole_parts(
-    parts: dict[int, Part], image: Callable[[Question], bytes], engine: Engine, *, hope: bool
+    parts: dict[int, Part],
+    image: Callable[[Question], bytes],
+    engine: Engine,
+    *,
+    hope: bool,
+    tell: Callable[[int], None],
 ) -> Iterator[tuple[int, list[Prediction]]]:
     """Number and predictions of each part, as its last answer comes.
 
     Parts wait until one example could be answered, by this engine or (``hope``) in an earlier attempt: stored failures
-    are not tried again. Raises `DataError` when that never happens.
+    are not tried again. ``tell`` hears of each answer how many there are. Raises `DataError` when that never happens.
     """
     order = [(number, question) for number, part in parts.items() for question in part]
     answered: dict[int, dict[str, Prediction]] = {number: {} for number in parts}
     waiting: list[int] = []
     good, failed = False, 0
-    for place, answer in engine.answers(image(question) for _, question in order):
+    for count, (place, answer) in enumerate(engine.answers(image(question) for _, question in order), start=1):
+        tell(count)
         number, question = order[place]
         answered[number][question.example_id] = _prediction(question, answer)
         if answer.finish == "failed":
