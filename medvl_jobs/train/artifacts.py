@@ -65,6 +65,7 @@ def all_results(lines: Sequence[Line], totals: Totals) -> dict[str, float]:
         "train_samples_per_second": round(totals.examples / seconds, 3),
         "train_steps_per_second": round(last["step"] / seconds, 3),
         "train_steps": last["step"],
+        "left_out_steps": sum(line.get("left_out_steps", 0) for line in lines),
         "effective_batch": round(totals.examples / last["step"], 2),
         "seen_samples": totals.examples,
         "padding_share": round(totals.padding_share, 4),
@@ -90,12 +91,16 @@ def _known(lines: Sequence[Line], name: str) -> list[float]:
 
 
 def mean_loss(lines: Sequence[Line]) -> float:
-    """Mean over all steps; each line is the mean over the steps since the one before. NaN when one of them is."""
-    total = before = 0.0
+    """Mean over all steps but those left out; each line is the mean over the steps since the one before.
+
+    NaN when there are none.
+    """
+    total = steps = before = 0.0
     for line in lines:
-        total += (math.nan if line["loss"] is None else line["loss"]) * (line["step"] - before)
-        before = line["step"]
-    return total / before
+        counted = line["step"] - before - line.get("left_out_steps", 0)
+        total += (line["loss"] or 0.0) * counted
+        steps, before = steps + counted, line["step"]
+    return total / steps if steps else math.nan
 
 
 def loss_figure(lines: Sequence[Line]) -> bytes:

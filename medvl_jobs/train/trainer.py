@@ -41,6 +41,8 @@ class AnswerTrainer(Trainer):
         self.loader, self.ranks = loader, ranks
         self.schedule: Schedule = loader.schedule
         self.on_bad_step, self.most_bad_steps, self.bad_steps = on_bad_step, bad_steps, 0
+        self.left_out = 0
+        """Steps without a finite loss or gradient, in this attempt."""
 
     def get_train_dataloader(self) -> StepLoader:
         """The loader as it is: it has its share of the data already, and accelerate would share it out again."""
@@ -118,6 +120,7 @@ class AnswerTrainer(Trainer):
 
     def _count_bad(self, inputs: StepOfProcess, total: torch.Tensor) -> None:
         self.bad_steps += 1
+        self.left_out += 1
         step, most = inputs.number + 1, 1 if self.is_deepspeed_enabled else self.most_bad_steps
         log.error("step %d: loss or gradient is no finite number; left out, %d of %d", step, self.bad_steps, most)
         self.on_bad_step(step, list(inputs.examples), float(total))

@@ -23,6 +23,7 @@ from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.local import LocalStorage
 from medvl_jobs.storage.publish import Publication
 from medvl_jobs.train import tracking
+from medvl_jobs.train.artifacts import mean_loss
 from medvl_jobs.train.batches import Lengths, Schedule
 from medvl_jobs.train.ranks import Ranks
 from medvl_jobs.train.reporters import TensorBoard, reporters
@@ -30,9 +31,9 @@ from medvl_jobs.train.tracking import LogLines, Work, peak_flops, training_lines
 
 TOKENS = np.array([20, 40, 30, 50, 60, 25, 35, 45, 55, 65])
 FIELDS = [
-    "step", "total_steps", "epoch", "loss", "lr", "grad_norm", "eta_seconds", "elapsed_seconds", "tokens_per_second",
-    "samples_per_second", "total_tokens", "effective_batch", "seen_samples", "padding_share", "total_flops", "mfu",
-    "gpu_allocated_bytes", "gpu_reserved_bytes", "host_memory_bytes", "data_wait_share",
+    "step", "total_steps", "epoch", "loss", "left_out_steps", "lr", "grad_norm", "eta_seconds", "elapsed_seconds",
+    "tokens_per_second", "samples_per_second", "total_tokens", "effective_batch", "seen_samples", "padding_share",
+    "total_flops", "mfu", "gpu_allocated_bytes", "gpu_reserved_bytes", "host_memory_bytes", "data_wait_share",
 ]  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def step_and_log(lines: LogLines, state: Any, step: int, *others: TrainerCallbac
 
 def test_a_line_says_what_the_schedule_knows_and_the_clock_measured(clock: Clock) -> None:
     out = io.StringIO()
-    lines, state = LogLines(work(peak=100.0), Ranks(), lambda: clock.waited, out), trainer_state(0)
+    lines, state = LogLines(work(peak=100.0), Ranks(), lambda: clock.waited, lambda: 0, out), trainer_state(0)
     lines.on_train_begin(None, state, None)  # type: ignore[arg-type]
     clock.now, clock.waited = 10.0, 2.5
     logs = step_and_log(lines, state, 3)
@@ -103,7 +104,7 @@ def test_a_line_says_what_the_schedule_knows_and_the_clock_measured(clock: Clock
 
 def test_counts_are_of_the_steps_since_the_line_before(clock: Clock) -> None:
     out = io.StringIO()
-    lines, state = LogLines(work(), Ranks(), lambda: clock.waited, out), trainer_state(0)
+    lines, state = LogLines(work(), Ranks(), lambda: clock.waited, lambda: 0, out), trainer_state(0)
     lines.on_train_begin(None, state, None)  # type: ignore[arg-type]
     for step, batch in ((2, 4.0), (3, 2.0), (4, 4.0)):
         clock.now, clock.waited = clock.now + 4.0, clock.waited + 8.0
@@ -115,17 +116,32 @@ def test_counts_are_of_the_steps_since_the_line_before(clock: Clock) -> None:
     assert line["seen_samples"] == 14
 
 
+def test_a_step_that_was_left_out_is_no_zero_in_the_mean(clock: Clock) -> None:
+    """The Trainer adds 0 for it: of 4 steps with a mean of 1.5 one was left out, so the other three have 2 each."""
+    out, left_out = io.StringIO(), 0
+    lines, state = LogLines(work(), Ranks(), lambda: 0.0, lambda: left_out, out), trainer_state(0)
+    lines.on_train_begin(None, state, None)  # type: ignore[arg-type]
+    left_out = 1
+    step_and_log(lines, state, 4)
+    left_out = 2
+    step_and_log(lines, state, 5)
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert (first["loss"], first["left_out_steps"]) == (2.0, 1)
+    assert (second["loss"], second["left_out_steps"]) == (None, 1)
+    assert mean_loss(training_lines(state)) == 2.0
+
+
 def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
     """What was seen and what it cost is as if there had been one attempt; the clock goes on from the history."""
     straight, resumed = io.StringIO(), io.StringIO()
-    lines, state = LogLines(work(), Ranks(), lambda: 0.0, straight), trainer_state(0)
+    lines, state = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, straight), trainer_state(0)
     lines.on_train_begin(None, state, None)  # type: ignore[arg-type]
     for step in (2, 4):
         clock.now += 5
         step_and_log(lines, state, step)
     again = trainer_state(2, state.log_history[:1])
     clock.now = 1000.0
-    lines = LogLines(work(), Ranks(), lambda: 0.0, resumed)
+    lines = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, resumed)
     lines.on_train_begin(None, again, None)  # type: ignore[arg-type]
     clock.now += 5
     step_and_log(lines, again, 4)
@@ -136,7 +152,7 @@ def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
 
 
 def test_a_checkpoint_and_the_last_step_are_logged(clock: Clock) -> None:
-    lines = LogLines(work(), Ranks(), lambda: 0.0, io.StringIO())
+    lines = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, io.StringIO())
     for step, save, wanted in ((1, False, False), (2, True, True), (6, False, True)):
         control: Any = SimpleNamespace(should_save=save, should_log=False)
         lines.on_step_end(None, trainer_state(step), control)  # type: ignore[arg-type]
@@ -146,7 +162,7 @@ def test_a_checkpoint_and_the_last_step_are_logged(clock: Clock) -> None:
 def test_the_trainers_own_totals_are_not_passed_on(clock: Clock) -> None:
     """They count from the last resume on, and its examples are our steps."""
     out = io.StringIO()
-    lines = LogLines(work(), Ranks(), lambda: 0.0, out)
+    lines = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, out)
     logs = {"train_runtime": 1.0, "train_samples_per_second": 3.0}
     lines.on_log(None, trainer_state(6, [dict(logs)]), None, logs=logs)  # type: ignore[arg-type]
     assert (logs, out.getvalue()) == ({}, "")
@@ -154,7 +170,7 @@ def test_the_trainers_own_totals_are_not_passed_on(clock: Clock) -> None:
 
 def test_only_the_first_process_prints(clock: Clock) -> None:
     out = io.StringIO()
-    lines, state = LogLines(work(), Ranks(), lambda: 0.0, out), trainer_state(0)
+    lines, state = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, out), trainer_state(0)
     state.is_world_process_zero = False
     step_and_log(lines, state, 1)
     assert out.getvalue() == ""
@@ -196,7 +212,7 @@ def board(storage: Storage, folder: Path, seconds: float = 0.0) -> TensorBoard:
 
 def train(tensorboard: TensorBoard, steps: range) -> None:
     """An attempt at training that logs these steps."""
-    lines, state = LogLines(work(), Ranks(), lambda: 0.0, io.StringIO()), trainer_state(steps.start - 1)
+    lines, state = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, io.StringIO()), trainer_state(steps.start - 1)
     for callback in (lines, tensorboard):
         callback.on_train_begin(None, state, None)  # type: ignore[arg-type]
     for step in steps:
@@ -239,7 +255,7 @@ def test_an_upload_is_due_by_the_minute_and_with_a_checkpoint(tmp_path: Path) ->
 
     storage = Counting(tmp_path / "store")
     tensorboard = board(storage, tmp_path / "1", seconds=1e9)
-    lines, state = LogLines(work(), Ranks(), lambda: 0.0, io.StringIO()), trainer_state(0)
+    lines, state = LogLines(work(), Ranks(), lambda: 0.0, lambda: 0, io.StringIO()), trainer_state(0)
     for step, save, uploads in ((1, False, 1), (2, False, 1), (3, True, 2)):
         step_and_log(lines, state, step, tensorboard, save=save)
         if tensorboard._upload is not None:
