@@ -1,1 +1,1 @@
-"""The page on which base and tuned answer side by side."""
+"""A page on which two models answer side by side: the base, and the same one with the adapter."""

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from medvl_jobs.settings.section import Section, operational
 
 
 class ChatSettings(Section):
-    """How the page is served. Nothing here changes a result."""
+    """How the page is served, and what it lets people ask. Nothing here changes a result."""
 
+    host: str = operational("127.0.0.1")
+    """Address to listen on; ``0.0.0.0`` is for containers, and lets in whoever reaches the machine."""
     port: Annotated[int, Field(ge=0, le=65_535)] = operational(7860)
+    """0 takes any free one; the log names it."""
+    password: SecretStr | None = operational(None, exclude=True, min_length=1)
+    """What the page asks for. Give it in ``MEDVL_CHAT__PASSWORD``: nothing that is stored or printed holds it."""
+    queue: Annotated[int, Field(ge=0)] = operational(8)
+    """Questions that may wait for the model; who comes later is told to come back."""
+    examples: Annotated[int, Field(ge=0, le=64)] = operational(8)
+    """Validation images to try, with their captions."""
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = operational(20_000_000)
+    """Larger files are refused. Pixels are limited by ``prep.image``, as in training."""
+    max_question_chars: Annotated[int, Field(ge=1)] = operational(2_000)
+    max_new_tokens: Annotated[int, Field(ge=1)] = operational(1_024)
+    """The longest answer that may be asked for; ``eval.max_new_tokens`` is what the page starts with."""
