@@ -19,6 +19,9 @@ from transformers.core_model_loading import Transpose
 
 from medvl_jobs.errors import SchemaMismatchError
 
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+"""What the weights of all experts of a layer are in: two parameters [experts, out, in], and no module of its own."""
+
 
 def refuse_square_experts(config: Mapping[str, Any], where: str) -> None:
     """Raises `SchemaMismatchError` for a ``config.json`` with H = 2I or H = I: its two layouts have one shape.
@@ -66,7 +69,7 @@ def comparing_whole_shapes() -> Iterator[None]:
 
 def is_expert(name: str) -> bool:
     """Whether a weight of that name is of all experts of a layer."""
-    return name.endswith((".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"))
+    return name.endswith(tuple(f".{each}" for each in EXPERTS))
 
 
 def to_hub_layout(name: str, weight: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def read_environment() -> Environment:
         termination_log=Path(os.environ.get("MEDVL_TERMINATION_LOG", KUBERNETES_TERMINATION_LOG)),
         completion_index=os.environ.get("JOB_COMPLETION_INDEX"),
     )
+
+
+def child_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for one that it starts, with ``more`` where that is not set."""
+    return {**more, **os.environ}
 
 
 @functools.cache

@@ -178,7 +178,8 @@ def _explain(error: ValidationError | PydanticSettingsError, config: Path | None
             problems.append(f"unknown setting '{path}'")
             remedies.append(_suggest(str(detail["loc"][-1]), _fields_at(detail["loc"][:-1])))
         else:
-            problems.append(f"{path}: {detail['msg']}, got {detail['input']!r}")
+            shown = "" if _is_secret(detail["loc"]) else f", got {detail['input']!r}"
+            problems.append(f"{path}: {detail['msg']}{shown}")
     return SettingsError(
         "; ".join(problems), where=where, remedy="; ".join(filter(None, remedies)) or "correct the value"
     )
@@ -189,6 +190,14 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         model = model.model_fields[part].annotation
     return list(model.model_fields)
+
+
+def _is_secret(path: tuple[int | str, ...]) -> bool:
+    model: Any = RunSettings
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    return "SecretStr" in str(model)
 
 
 def _suggest(word: str, known: Any) -> str:

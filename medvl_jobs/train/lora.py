@@ -10,10 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from medvl_jobs.errors import SchemaMismatchError
+from medvl_jobs.model.layouts import EXPERTS
 from medvl_jobs.settings.train import LoraSettings
-
-EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-"""What the weights of all experts of a layer are in: two parameters [experts, out, in], and no module of its own."""
 
 
 def target_pattern(lora: LoraSettings) -> str:

@@ -17,6 +17,7 @@ from medvl_jobs.contracts.manifest import Provenance
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError
 from medvl_jobs.model.checkpoint import load_model, load_processor
 from medvl_jobs.model.collate import training_batch
+from medvl_jobs.model.merge import IDENTITY
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.settings.storage import StorageSettings
@@ -24,7 +25,7 @@ from medvl_jobs.settings.train import LoraSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.open import open_storage
 from medvl_jobs.storage.publish import Publication
-from medvl_jobs.train.export import IDENTITY, export_merged
+from medvl_jobs.train.export import export_merged
 from medvl_jobs.train.lora import add_lora
 
 LORAS = {"attention": LoraSettings(rank=4, alpha=8), "experts": LoraSettings(rank=4, alpha=8, experts="all")}
