@@ -112,7 +112,7 @@ def _bleu(prediction: str, reference: str) -> float:
     logs, halvings = [], 0
     for order in range(1, 5):
         said, true = _ngrams(prediction, order), _ngrams(reference, order)
-        matches = sum(min(count, true[ngram]) for ngram, count in said.items() if ngram in true)
+        matches = sum([min(said[ngram], true[ngram]) for ngram in said.keys() & true.keys()])
         if matches == 0 and order == 1:
             return 0.0
         total = max(1, len(prediction) - order + 1)
