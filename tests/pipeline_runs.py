@@ -56,7 +56,7 @@ def results(storage: Storage) -> dict[str, Any]:
             found[key] = {k: v for k, v in json.loads(data).items() if not any(word in k for word in timed)}
         elif name == "report.json":
             report = json.loads(data)
-            found[key] = {part: report[part] for part in ("verdict", "overall", "modalities", "gallery")}
+            found[key] = {part: report[part] for part in ("verdict", "overall", "slicings", "gallery")}
         elif name not in {"index.html", "report.md", "README.md", "adapter_config.json"} and "/figures/" not in key:
             found[key] = data
     return found

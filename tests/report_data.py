@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from PIL import Image
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.facts import Facts, Region
 from medvl_jobs.contracts.manifest import FileEntry, Manifest
-from medvl_jobs.contracts.records import LEDGER, PREPARED, SCORES, SPLIT, Prediction
-from medvl_jobs.report.inputs import Answers, Evidence, Example, TrainingRun
+from medvl_jobs.contracts.records import CLAIMS, LEDGER, PREPARED, SCORES, SPLIT, Prediction
+from medvl_jobs.report.answers import Answers, Claim
+from medvl_jobs.report.assemble import assemble
+from medvl_jobs.report.frame import frame_of_run
+from medvl_jobs.report.inputs import Evidence, Example, Input, TrainingRun
+from medvl_jobs.report.shape import Report
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys, variants
 from medvl_jobs.settings.run import RunSettings
@@ -27,7 +31,10 @@ from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.local import LocalStorage
 
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-LEVELS = {Variant.BASE: 24.0, Variant.TUNED: 83.0, Variant.TUNED_SHUFFLED: 46.0}
+LEVELS = {
+    Variant.BASE: 24.0, Variant.TUNED: 83.0, Variant.TUNED_SHUFFLED: 46.0, Variant.TUNED_BLANK: 38.0,
+    Variant.TEMPLATE: 41.0, Variant.BASE_FORMATTED: 31.0,
+}  # fmt: skip
 """About what each variant scores in the facts."""
 WALL_SECONDS = {"prep": 4.2, "train": 141.7, "eval": 32.5}
 
@@ -57,7 +64,12 @@ class World:
     scores: dict[Variant, dict[str, dict[str, float]]]
     log: list[dict[str, Any]] | None = field(default_factory=lambda: trainer_log(120))
     git_sha: str | None = "c0ffee" + "0" * 34
-    keys: StageKeys = KEYS
+    keys: StageKeys = field(default_factory=lambda: KEYS)
+    claims: dict[Variant, dict[str, list[Claim]]] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=lambda: dict(CARD))
+    gpus: int = 0
+    trained_with: RunSettings | None = None
+    """Settings of the training, where they are not those of the run."""
 
     def forget(self, variant: Variant, example_id: str) -> None:
         """Lose one prediction and its scores."""
@@ -73,15 +85,24 @@ class World:
 
     def evidence(self) -> Evidence:
         """What `read_evidence` would read."""
+        inputs = [Input("prep", layout.prepared(self.keys.prep), self.manifest("prep", self.keys.prep))]
+        training = None
+        if self.log is not None:
+            training = TrainingRun(self.manifest("train", self.keys.adapter), self.log, TOTALS)
+            inputs.append(Input("train", layout.adapter(self.keys.adapter), training.manifest))
         answers = {}
         for variant, given in self.predictions.items():
-            manifest = self.manifest("eval", self.keys.eval[variant])
-            answers[variant] = Answers(manifest, by_id(given), self.scores[variant], results(given))
-        trained = self.manifest("train", self.keys.adapter)
-        training = None if self.log is None else TrainingRun(trained, self.log, TOTALS)
-        prepared = self.manifest("prep", self.keys.prep)
-        asked = self.settings.eval.limit
-        return Evidence(prepared, CARD, tuple(self.examples[:asked]), len(self.examples), answers, training, ())
+            key = self.keys.eval[variant]
+            manifest = self.manifest("eval", key, variant=variant)
+            claims = {example_id: tuple(each) for example_id, each in self.claims.get(variant, {}).items()}
+            answers[variant] = Answers(manifest, by_id(given), self.scores[variant], results(given), claims)
+            inputs.append(Input(f"eval-{variant}", layout.predictions(key), manifest))
+        asked = tuple(self.examples[: self.settings.eval.limit])
+        return Evidence(tuple(inputs), self.card, asked, len(self.examples), answers, training)
+
+    def report(self) -> Report:
+        """The report of it."""
+        return assemble(self.evidence(), frame_of_run(self.settings, self.keys))
 
     def store(self, root: Path) -> Storage:
         """All of it as files."""
@@ -97,7 +118,7 @@ class World:
             for name, examples in parts.items()
             for row, each in enumerate(examples)
         ]
-        files = {layout.split_file("val"): parquet(val, SPLIT), layout.CARD: dump(CARD)}
+        files = {layout.split_file("val"): parquet(val, SPLIT), layout.CARD: dump(self.card)}
         self._publish(storage, prefix, "prep", self.keys.prep, files)
         if self.log is not None:
             log = "".join(json.dumps(line) + "\n" for line in self.log).encode()
@@ -108,21 +129,36 @@ class World:
                 layout.part(0, "jsonl"): "".join(p.to_line() for p in given).encode(),
                 layout.PREDICT_RESULTS: dump(results(given)),
                 layout.SCORES: scores_parquet(self.scores[variant]),
+                **({layout.CLAIMS: claims_parquet(self.claims[variant])} if variant in self.claims else {}),
             }
-            self._publish(storage, layout.predictions(self.keys.eval[variant]), "eval", self.keys.eval[variant], files)
+            key = self.keys.eval[variant]
+            self._publish(storage, layout.predictions(key), "eval", key, files, variant)
         return storage
 
-    def _publish(self, storage: Storage, prefix: str, stage: str, key: str, files: dict[str, bytes]) -> None:
+    def _publish(
+        self,
+        storage: Storage,
+        prefix: str,
+        stage: str,
+        key: str,
+        files: dict[str, bytes],
+        variant: Variant | None = None,
+    ) -> None:
         for path, data in files.items():
             storage.write_bytes(f"{prefix}/{path}", data)
-        storage.write_bytes(layout.manifest(prefix), self.manifest(stage, key, files).to_json().encode())
+        manifest = self.manifest(stage, key, files, variant=variant)
+        storage.write_bytes(layout.manifest(prefix), manifest.to_json().encode())
 
-    def manifest(self, stage: str, key: str, files: dict[str, bytes] | None = None) -> Manifest:
+    def manifest(
+        self, stage: str, key: str, files: dict[str, bytes] | None = None, *, variant: Variant | None = None
+    ) -> Manifest:
         """The same on every machine and day."""
+        run = (self.trained_with or self.settings) if stage == "train" else self.settings
+        told = {"variant": variant.value, "question": asked_question(run, variant)} if variant else {}
         return Manifest(
             stage=stage,
             key=key,
-            settings={},
+            settings={**told, **run.model_dump(mode="json", include={"model", "prompt", stage})},
             files=tuple(FileEntry(path=p, bytes=len(d), sha256="0" * 64) for p, d in sorted((files or {}).items())),
             code_version="0.1.0",
             library_versions={"numpy": "2.0.0", "torch": "2.9.0", "transformers": "5.0.0"},
@@ -130,7 +166,15 @@ class World:
             created_at=MADE_AT,
             git_sha=self.git_sha,
             wall_seconds=WALL_SECONDS[stage],
+            gpu_seconds=self.gpus * WALL_SECONDS[stage] if stage != "prep" else 0.0,
         )
+
+
+def asked_question(run: RunSettings, variant: Variant) -> str | None:
+    """What eval's manifest says was asked."""
+    if variant is Variant.TEMPLATE:
+        return None
+    return run.eval.format_question if variant is Variant.BASE_FORMATTED else run.prompt.question
 
 
 def world(*, groups: int = 24, per_group: int = 2, seed: int = 7, **changes: Any) -> World:
@@ -179,6 +223,9 @@ def predict(variant: Variant, asked: Example, shown: Example) -> Prediction:
         Variant.BASE: f"A scan of the {asked.facts.body_part if asked.facts else 'body'}; nothing else can be told.",
         Variant.TUNED: asked.caption.replace("middle-center", "middle-left"),
         Variant.TUNED_SHUFFLED: shown.caption,
+        Variant.TUNED_BLANK: "The image is an axial slice.",
+        Variant.TEMPLATE: "The image is an axial computed tomography (CT) slice of the chest, showing the heart.",
+        Variant.BASE_FORMATTED: "An axial scan, showing the heart in the middle-center.",
     }[variant]
     return Prediction(asked.example_id, shown.example_id, said, asked.caption, len(said) // 4, "stop")
 
@@ -201,6 +248,7 @@ def made_up_scores(
         "bleu-4": about(10 + level / 2),
         **{f"rouge-{n}": about(5 + level / 2) for n in ("1", "2", "l")},
         "laterality_errors": {e.example_id: float(rng.random() > level / 100) for e in examples},
+        "length_ratio": {e.example_id: 0.3 + level / 120 for e in examples},
     }
     found["fact_finding"] = {
         e.example_id: found["fact_finding"][e.example_id] for e in examples if e.facts and e.facts.finding
@@ -209,7 +257,7 @@ def made_up_scores(
 
 
 TOTALS = {"epoch": 8.0, "train_loss": 0.4321, "train_runtime": 139.2, "train_steps": 1200}
-CARD = {
+CARD: dict[str, Any] = {
     "rows": {"read": 260, "accepted": 257, "refused": 3},
     "refused": {"caption_empty": 2, "broken_image": 1},
     "group_source": {"rows": {"column": 257, "pattern": 0, "id": 0}},
@@ -227,7 +275,7 @@ def trainer_log(lines: int) -> list[dict[str, Any]]:
     ]
 
 
-def results(predictions: Sequence[Prediction]) -> dict[str, float]:
+def results(predictions: Sequence[Prediction]) -> dict[str, float | str]:
     """LLaMA-Factory's keys."""
     return {
         "predict_bleu-4": 50.0,
@@ -236,6 +284,9 @@ def results(predictions: Sequence[Prediction]) -> dict[str, float]:
         "predict_samples_per_second": round(len(predictions) / 31.4159, 3),
         "predict_steps_per_second": 0.159,
         "predict_model_preparation_time": 0.0042,
+        "predict_sacrebleu": 38.25,
+        "predict_sacrebleu_signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.5.1",
+        "predict_distinct_1": 12.5,
     }
 
 
@@ -297,6 +348,27 @@ def scores_parquet(scores: dict[str, dict[str, float]]) -> bytes:
         for example_id, value in values.items()
     ]
     return parquet(rows, SCORES)
+
+
+def claims_parquet(claims: dict[str, list[Claim]]) -> bytes:
+    """``claims.parquet``."""
+    return parquet([{"example_id": i, **asdict(each)} for i, listed in claims.items() for each in listed], CLAIMS)
+
+
+def mark_claims(made: World) -> None:
+    """Let the tuned model's words about plane and position be claims, the position wrong where it is."""
+    made.claims[Variant.TUNED] = {}
+    for prediction in made.predictions[Variant.TUNED]:
+        text = prediction.predict
+        plane = next(word for word in ("axial", "coronal", "sagittal") if word in text)
+        position = next(word for word in ("upper-left", "middle-left", "lower-right") if word in text)
+        made.claims[Variant.TUNED][prediction.example_id] = [
+            Claim(text.index(plane), text.index(plane) + len(plane), "plane", plane, right=True),
+            Claim(
+                text.index(position), text.index(position) + len(position), "position", position,
+                right=position in prediction.label,
+            ),
+        ]  # fmt: skip
 
 
 def parquet(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:

@@ -33,6 +33,7 @@
       manifest.json
     runs/<name>/<run key>/
       run.yaml  plan.json
+      previous.json                     the run of that name that was the newest when the report was first made
       report/index.html  report/report.json  report/report.md  report/figures/…
       live/train/status.json  log.txt   one folder for each stage, refreshed while it works
       manifest.json
@@ -55,6 +56,7 @@ LEFT_OUT = "left_out.parquet"
 EXPORT = "llamafactory"
 RUN_FILE = "run.yaml"
 PLAN = "plan.json"
+PREVIOUS = "previous.json"
 PREDICT_RESULTS = "predict_results.json"
 SCORES = "scores.parquet"
 CLAIMS = "claims.parquet"
@@ -163,9 +165,14 @@ def predictions(key: str) -> str:
     return f"predictions/{key}"
 
 
+def runs(name: str = "") -> str:
+    """Prefix of all runs, or of those of one name."""
+    return f"runs/{name}".rstrip("/")
+
+
 def run(name: str, key: str) -> str:
     """Prefix of one run: its settings, plan and report."""
-    return f"runs/{name}/{key}"
+    return f"{runs(name)}/{key}"
 
 
 def report_file(name: str, key: str, file: str) -> str:
@@ -180,12 +187,12 @@ def live(name: str, key: str, stage: str) -> str:
 
 def current(name: str) -> str:
     """The pointer to the run of a name that was started last."""
-    return f"runs/{name}/current.json"
+    return f"{runs(name)}/current.json"
 
 
 def latest(name: str) -> str:
     """The pointer to the newest report of a name."""
-    return f"runs/{name}/latest.json"
+    return f"{runs(name)}/latest.json"
 
 
 def probe(name: str) -> str:

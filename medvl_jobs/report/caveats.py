@@ -3,52 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from medvl_jobs.contracts.records import Prediction
 from medvl_jobs.page.words import number, quantity
+from medvl_jobs.report.answers import Answers
+from medvl_jobs.report.frame import Frame
 from medvl_jobs.report.inputs import Evidence
+from medvl_jobs.report.languages import script, thinks
+from medvl_jobs.report.making import about_making
 from medvl_jobs.report.shape import Caveat, Slice, VariantSummary
 from medvl_jobs.settings.eval import Variant
-from medvl_jobs.settings.run import RunSettings
 
 FEW_GROUPS = 20
 """Below this many groups the bootstrap over groups gives intervals that are too narrow: it draws from what was seen.
 
 Cameron, Gelbach & Miller 2008 (doi:10.1162/rest.90.3.414) measure it for 5 to 30 clusters.
 """
+FEW_EXAMPLES = 100
+"""Below this many examples rare faults stay unseen: the rule of three (Hanley & Lippman-Hand 1983)."""
 
 Found = Iterator[tuple[str, str]]
 """Names and texts."""
 
 
-def caveats(
-    evidence: Evidence, settings: RunSettings, whole: Slice, variants: Sequence[VariantSummary]
-) -> list[Caveat]:
+def caveats(evidence: Evidence, frame: Frame, whole: Slice, variants: Sequence[VariantSummary]) -> list[Caveat]:
     """All that weakens this comparison, the gravest first."""
     found = [
-        *_about_groups(whole),
-        *_about_answers(variants, settings),
-        *_about_control(evidence),
-        *_about_data(evidence, settings),
+        *_about_size(whole),
+        *_about_answers(evidence, variants),
+        *_about_texts(evidence, variants),
+        *(_about_control(evidence) if frame.kind == "run" else ()),
+        *_about_data(evidence),
+        *about_making(evidence, frame),
         *_about_training(evidence),
-        *_about_code(evidence),
     ]
     return [{"name": name, "text": text} for name, text in found]
 
 
-def _about_groups(whole: Slice) -> Found:
-    groups = whole["groups"]
+def _about_size(whole: Slice) -> Found:
+    groups, examples = whole["groups"], whole["examples"]
     if groups == 1:
         yield "one group", "All validation images come from one group: how far the result carries cannot be told."
     elif groups < FEW_GROUPS:
         few = f"The validation images come from {groups} groups only"
         yield "few groups", f"{few}: with fewer than {FEW_GROUPS} the intervals are too narrow."
+    if examples < FEW_EXAMPLES:
+        few = f"Only {quantity(examples, 'validation image')}"
+        rare = f"a fault that shows in fewer than {300 / examples:.0f} % of all images may not have shown here"
+        yield "few examples", f"{few}: {rare}."
 
 
-def _about_answers(variants: Sequence[VariantSummary], settings: RunSettings) -> Found:
-    tokens = settings.eval.max_new_tokens
+def _about_answers(evidence: Evidence, variants: Sequence[VariantSummary]) -> Found:
+    limits = {given.manifest.settings.get("eval", {}).get("max_new_tokens") for given in evidence.answers.values()}
+    tokens = " or ".join(str(limit) for limit in sorted(limits - {None}))
     kinds = (
         ("missing", "No prediction, counted as wrong", [each["missing"] for each in variants]),
+        ("failed", "A prediction that failed for good, counted as wrong", [each["failed"] for each in variants]),
         ("empty", "An empty answer, counted as wrong", [each["empty"] for each in variants]),
         (
             "cut off",
@@ -57,13 +68,54 @@ def _about_answers(variants: Sequence[VariantSummary], settings: RunSettings) ->
         ),
     )
     for name, what, counts in kinds:
-        listed = [
-            f"{each['label'].lower()} {many:,} of {quantity(each['predicted'] + each['missing'], 'example')}"
-            for each, many in zip(variants, counts, strict=True)
-            if many
-        ]
-        if listed:
-            yield name, f"{what}: {', '.join(listed)}."
+        if any(counts):
+            yield name, f"{what}: {_listed(variants, counts)}."
+
+
+def _listed(variants: Sequence[VariantSummary], counts: Sequence[int]) -> str:
+    return ", ".join(
+        f"{each['label']} {many:,} of {quantity(each['predicted'] + each['missing'], 'example')}"
+        for each, many in zip(variants, counts, strict=True)
+        if many
+    )
+
+
+def _about_texts(evidence: Evidence, variants: Sequence[VariantSummary]) -> Found:
+    foreign = [_count(given, _in_another_script) for given in evidence.answers.values()]
+    if any(foreign):
+        little = "overlap of words means nothing there; facts are read in English and Chinese"
+        yield (
+            "language mismatch",
+            f"Answers in another script than their reference: {_listed(variants, foreign)}; {little}.",
+        )
+    for variant, given in evidence.answers.items():
+        question = given.manifest.settings.get("question")
+        references = script(" ".join(p.label for p in given.predictions.values()))
+        asked = script(question) if question else None
+        if asked and references and asked != references:
+            what = f"{_label(variants, variant)} was asked in {asked} script, the references are {references}"
+            yield "question in another language", f"{what}: the answer may follow the question's language."
+    thinking = [_count(given, lambda p: thinks(p.predict)) for given in evidence.answers.values()]
+    if any(thinking):
+        counted = "the block counts as words in LLaMA-Factory's scores; those without it stand beside them"
+        yield "think prefix", f"Answers that begin with a think block: {_listed(variants, thinking)}; {counted}."
+    if labels := max(_count(given, lambda p: thinks(p.label)) for given in evidence.answers.values()):
+        prefixed = f"{quantity(labels, 'reference')} begin with a think block (prompt.answer_prefix)"
+        yield "think prefix in references", f"{prefixed}: whoever repeats it gains overlap that describes nothing."
+
+
+def _label(variants: Sequence[VariantSummary], variant: Variant) -> str:
+    """What the report calls a variant."""
+    return next(each["label"] for each in variants if each["variant"] == variant)
+
+
+def _count(answers: Answers, has: Callable[[Prediction], bool]) -> int:
+    return sum(has(prediction) for prediction in answers.predictions.values())
+
+
+def _in_another_script(prediction: Prediction) -> bool:
+    said = script(prediction.predict)
+    return said is not None and said != script(prediction.label)
 
 
 def _about_control(evidence: Evidence) -> Found:
@@ -84,11 +136,17 @@ def _about_control(evidence: Evidence) -> Found:
         yield "control shows related images", f"{got}: the drop understates what looking is worth."
 
 
-def _about_data(evidence: Evidence, settings: RunSettings) -> Found:
+def _about_data(evidence: Evidence) -> Found:
+    duplicates = evidence.card.get("duplicates", {})
+    for kind, what in (("exact", "identical"), ("near", "nearly identical")):
+        found = duplicates.get(kind, {})
+        if found.get("policy") == "keep" and (across := found.get("across", 0)):
+            kept = f"{quantity(across, f'{what} picture')} in both train and validation"
+            yield f"leak of {what} pictures", f"{kept} (prep.duplicates.{kind} is keep): the model was trained on them."
     asked, whole = len(evidence.examples), evidence.validation_examples
     if asked < whole:
-        yield "limited", f"Only the first {asked:,} of {whole:,} validation images were evaluated (eval.limit)."
-    if read := sum(example.facts is None for example in evidence.examples):
+        yield "limited", f"Only {asked:,} of {whole:,} validation images are compared."
+    if read := sum(example.from_caption for example in evidence.examples):
         known = f"Of {read:,} of {asked:,} images nothing is known but the reference caption"
         misread = "what the program misreads there counts against every answer"
         yield "facts from captions", f"{known}: the facts are those that are read in it, and {misread}."
@@ -96,23 +154,14 @@ def _about_data(evidence: Evidence, settings: RunSettings) -> Found:
         alone = f"{quantity(lonely, 'row')} of the dataset name no group and are a group each"
         leak = "neighbouring slices of one patient may lie on both sides of the split"
         yield "groups unknown", f"{alone}: {leak}, and the intervals may be too narrow."
-    if settings.eval.adapter:
-        given = "The adapter was given, not trained by this run"
-        yield "foreign adapter", f"{given}: whether it has seen these validation images is not known."
 
 
 def _about_training(evidence: Evidence) -> Found:
-    log = evidence.training.log if evidence.training else []
-    if lost := sum(not math.isfinite(line["loss"]) for line in log):
+    if evidence.training is None:
+        return
+    log, steps = evidence.training.log, evidence.training.results.get("left_out_steps", 0)
+    if lost := sum(line["loss"] is None or not math.isfinite(line["loss"]) for line in log):
         yield "training diverged", f"The training loss was no number at {lost:,} of {len(log):,} log steps."
-
-
-def _about_code(evidence: Evidence) -> Found:
-    made = [given.manifest for given in evidence.answers.values()]
-    if any((each.git_sha or "").endswith("-dirty") for each in made):
-        changed = "The answers were made by code with uncommitted changes"
-        yield "uncommitted code", f"{changed}: the commit alone does not reproduce them."
-    elif len({(each.code_version, each.git_sha) for each in made}) > 1:
-        yield "different code", "The variants were answered by different versions of the code (see the lineage)."
-    if len({tuple(sorted(each.library_versions.items())) for each in made}) > 1:
-        yield "different libraries", "The variants were answered with different library versions (see the lineage)."
+    elif steps:
+        without = f"{quantity(int(steps), 'training step')} without a finite loss or gradient"
+        yield "steps left out", f"The training left out {without}."

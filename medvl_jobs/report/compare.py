@@ -8,26 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medvl_jobs.errors import DataError
-from medvl_jobs.report.inputs import Answers, Example
-from medvl_jobs.report.metrics import HEADLINES, MAIN, VARIANT_LABELS, describe, in_order
-from medvl_jobs.report.shape import Difference, Estimate, Headline, MetricRow, Slice, VariantSummary
-from medvl_jobs.report.stats import mean_interval, paired_bootstrap
+from medvl_jobs.report.answers import Answers
+from medvl_jobs.report.inputs import Example
+from medvl_jobs.report.metrics import HEADLINES, MAIN, MEANINGS, WITHOUT_THINK, Naming, describe, in_order
+from medvl_jobs.report.shape import Control, Difference, Estimate, Headline, MetricRow, Slice, Slicing
+from medvl_jobs.report.slices import Division, divisions
+from medvl_jobs.report.stats import Floats, Sample, Spread, spreads
 from medvl_jobs.settings.eval import Variant
-from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.report import ReportSettings
-
-Floats = NDArray[np.float64]
 
 DECIMALS = 4
 """Of every number in ``report.json``: LLaMA-Factory's own, and few enough to be equal on every machine."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairedScores:
     """One score of all variants, on the examples that it applies to."""
 
@@ -36,24 +35,29 @@ class PairedScores:
     values: dict[Variant, Floats]
     """One value per example."""
 
-    def only(self, modality: str) -> PairedScores:
-        """The examples of one modality."""
-        chosen = [number for number, example in enumerate(self.examples) if example.modality == modality]
+    def only(self, part_of: Mapping[str, str], part: str) -> PairedScores:
+        """The examples of one part."""
+        chosen = [number for number, example in enumerate(self.examples) if part_of[example.example_id] == part]
         examples = tuple(self.examples[number] for number in chosen)
         return PairedScores(self.metric, examples, {variant: each[chosen] for variant, each in self.values.items()})
 
-    @property
-    def groups(self) -> list[str]:
-        """The group of each example."""
-        return [example.group for example in self.examples]
+    def sample(self, *, headline: bool) -> Sample:
+        """What its row of the table needs to be resampled; for a ``headline`` each variant, alone and beside tuned."""
+        tuned = self.values[Variant.TUNED]
+        others = [variant for variant in self.values if variant is not Variant.TUNED]
+        wanted = others if headline else [Variant.BASE]
+        values = {f"tuned - {variant}": tuned - self.values[variant] for variant in wanted}
+        alone = {variant.value: each for variant, each in self.values.items()} if headline else {}
+        return Sample([example.group for example in self.examples], {**values, **alone})
 
 
 def pair(examples: Sequence[Example], answers: Mapping[Variant, Answers]) -> list[PairedScores]:
     """All scores, in the order of the table.
 
     A score applies to an example when it was computed for any variant: ``fact_finding`` has no value where the truth
-    states no finding, whatever was answered. A variant without a value there did not answer, and gets 0. Where nobody
-    answered, every score applies.
+    states no finding, whatever was answered. A variant without a value there did not answer, and gets 0; but a score
+    without the think block is not computed where there is none, and is then the score itself. Where nobody answered,
+    every score applies.
     """
     unanswered = {e.example_id for e in examples if not any(e.example_id in a.predictions for a in answers.values())}
     paired = []
@@ -61,10 +65,10 @@ def pair(examples: Sequence[Example], answers: Mapping[Variant, Answers]) -> lis
         scores = {variant: given.scores.get(metric, {}) for variant, given in answers.items()}
         scored = unanswered.union(*scores.values())
         applies = tuple(example for example in examples if example.example_id in scored)
-        values = {
-            variant: np.array([by_id.get(example.example_id, 0.0) for example in applies])
-            for variant, by_id in scores.items()
-        }
+        values = {}
+        for variant, by_id in scores.items():
+            instead = answers[variant].scores.get(metric.removesuffix(WITHOUT_THINK), {})
+            values[variant] = np.array([by_id.get(e.example_id, instead.get(e.example_id, 0.0)) for e in applies])
         paired.append(PairedScores(metric, applies, values))
     if not any(each.metric in HEADLINES for each in paired):
         remedy = "run `medvl eval` again with this version of medvl"
@@ -72,100 +76,120 @@ def pair(examples: Sequence[Example], answers: Mapping[Variant, Answers]) -> lis
     return paired
 
 
-def overall(paired: Sequence[PairedScores], examples: Sequence[Example], settings: ReportSettings) -> Slice:
-    """The comparison on all examples, in all scores."""
-    return _slice("all", paired, examples, settings)
+@dataclass(frozen=True)
+class _Part:
+    """Some of the examples, before they are resampled."""
+
+    name: str
+    examples: Sequence[Example]
+    scores: Sequence[PairedScores]
+
+    @property
+    def headline(self) -> PairedScores:
+        by_name = {each.metric: each for each in self.scores}
+        return next(by_name[metric] for metric in HEADLINES if metric in by_name)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [each.sample(headline=each is self.headline) for each in self.scores]
 
 
-def by_modality(paired: Sequence[PairedScores], examples: Sequence[Example], settings: ReportSettings) -> list[Slice]:
-    """The comparison per modality, the most frequent first, in the main scores."""
-    members: dict[str, list[Example]] = {}
-    for example in examples:
-        members.setdefault(example.modality, []).append(example)
-    main = [each for each in paired if each.metric in MAIN]
-    slices = []
-    for modality, those in sorted(members.items(), key=lambda item: (-len(item[1]), item[0])):
-        # A modality whose truths state nothing has no facts scores at all; another score is then its headline.
-        chosen = [each for each in (scores.only(modality) for scores in main) if each.examples]
+def compare(
+    paired: Sequence[PairedScores],
+    examples: Sequence[Example],
+    names: Mapping[Variant, Naming],
+    settings: ReportSettings,
+) -> tuple[Slice, list[Slicing]]:
+    """The comparison on all examples in all scores, and on parts of them in the main ones; all by the same draws."""
+    divided = [(division.by, _parts(division, paired, examples)) for division in divisions(examples)]
+    parts = [_Part("all", examples, paired), *(part for _, those in divided for part in those)]
+    samples = [sample for part in parts for sample in part.samples]
+    found = iter(spreads(samples, resamples=settings.resamples, seed=settings.seed))
+    slices = iter([_slice(part, list(islice(found, len(part.scores))), names) for part in parts])
+    whole = next(slices)
+    return whole, [{"by": by, "slices": list(islice(slices, len(those)))} for by, those in divided]
+
+
+def _parts(division: Division, paired: Sequence[PairedScores], examples: Sequence[Example]) -> list[_Part]:
+    made = []
+    for name in division.names:
+        those = [example for example in examples if division.part_of[example.example_id] == name]
+        chosen = [each.only(division.part_of, name) for each in paired if each.metric in MAIN]
+        # Where the truths state nothing there are no facts scores at all; another score is then the part's headline.
+        chosen = [each for each in chosen if each.examples]
         if any(each.metric in HEADLINES for each in chosen):
-            slices.append(_slice(modality, chosen, those, settings))
-    return slices
+            made.append(_Part(name, those, chosen))
+    return made
 
 
-def _slice(name: str, paired: Sequence[PairedScores], examples: Sequence[Example], settings: ReportSettings) -> Slice:
-    by_name = {each.metric: each for each in paired}
+def _slice(part: _Part, found: Sequence[Mapping[str, Spread]], names: Mapping[Variant, Naming]) -> Slice:
+    headline = part.headline
     return {
-        "name": name,
-        "examples": len(examples),
-        "groups": len({example.group for example in examples}),
-        "headline": _headline(next(by_name[metric] for metric in HEADLINES if metric in by_name), settings),
-        "metrics": [_metric_row(each, settings) for each in paired],
+        "name": part.name,
+        "examples": len(part.examples),
+        "groups": len({example.group for example in part.examples}),
+        "headline": _headline(headline, found[part.scores.index(headline)], names),
+        "metrics": [_metric_row(each, spread) for each, spread in zip(part.scores, found, strict=True)],
     }
 
 
-def _headline(paired: PairedScores, settings: ReportSettings) -> Headline:
-    shuffled = Variant.TUNED_SHUFFLED
+def _headline(paired: PairedScores, found: Mapping[str, Spread], names: Mapping[Variant, Naming]) -> Headline:
+    differences = {
+        variant: _difference(found[f"tuned - {variant}"], higher_is_better=True)
+        for variant in paired.values
+        if variant is not Variant.TUNED
+    }
+    controls: list[Control] = [
+        {
+            "variant": variant.value,
+            "label": names[variant].label,
+            "meaning": MEANINGS[variant],
+            "difference": difference,
+        }
+        for variant, difference in differences.items()
+        if variant is not Variant.BASE
+    ]
     return {
         "metric": paired.metric,
         "label": describe(paired.metric).label,
-        "variants": {variant.value: _estimate(paired, variant, settings) for variant in paired.values},
-        "gain": _difference(paired, Variant.TUNED, Variant.BASE, settings),
-        "drop": _difference(paired, Variant.TUNED, shuffled, settings) if shuffled in paired.values else None,
+        "variants": {variant.value: _estimate(found[variant.value]) for variant in paired.values},
+        "gain": differences[Variant.BASE],
+        "drop": differences.get(Variant.TUNED_SHUFFLED),
+        "controls": controls,
     }
 
 
-def _metric_row(paired: PairedScores, settings: ReportSettings) -> MetricRow:
+def _metric_row(paired: PairedScores, found: Mapping[str, Spread]) -> MetricRow:
     metric = describe(paired.metric)
     return {
         "metric": paired.metric,
         "label": metric.label,
         "family": metric.family,
+        "unit": metric.unit,
         "higher_is_better": metric.higher_is_better,
         "examples": len(paired.examples),
-        "means": {variant.value: _round(values.mean()) for variant, values in paired.values.items()},
-        "difference": _difference(paired, Variant.TUNED, Variant.BASE, settings),
+        "means": {variant.value: rounded(values.mean()) for variant, values in paired.values.items()},
+        "difference": _difference(found[f"tuned - {Variant.BASE}"], metric.higher_is_better),
     }
 
 
-def _estimate(paired: PairedScores, variant: Variant, settings: ReportSettings) -> Estimate:
-    found = mean_interval(paired.values[variant], paired.groups, resamples=settings.resamples, seed=settings.seed)
+def _estimate(found: Spread) -> Estimate:
+    """One group has no spread to resample: its interval is unknown, not of width 0."""
     certain = found.groups > 1
     return {
-        "value": _round(found.mean),
-        "low": _round(found.low) if certain else None,
-        "high": _round(found.high) if certain else None,
+        "value": rounded(found.mean),
+        "low": rounded(found.low) if certain else None,
+        "high": rounded(found.high) if certain else None,
     }
 
 
-def _difference(paired: PairedScores, first: Variant, second: Variant, settings: ReportSettings) -> Difference:
-    """``first`` minus ``second``. One group has no spread to resample: its interval is unknown, not of width 0."""
-    found = paired_bootstrap(
-        paired.values[second], paired.values[first], paired.groups, resamples=settings.resamples, seed=settings.seed
-    )
-    certain, above = found.groups > 1, found.probability_tuned_better
-    better = above if describe(paired.metric).higher_is_better else 1 - above
-    return {
-        "value": _round(found.difference),
-        "low": _round(found.low) if certain else None,
-        "high": _round(found.high) if certain else None,
-        "probability_better": _round(better) if certain else None,
-    }
+def _difference(found: Spread, higher_is_better: bool | None) -> Difference:
+    above = found.share_above
+    better = {True: above, False: 1 - above, None: None}[higher_is_better]
+    known = found.groups > 1 and better is not None
+    return {**_estimate(found), "probability_better": rounded(better) if known and better is not None else None}
 
 
-def summarise(variant: Variant, answers: Answers, examples: Sequence[Example], keys: StageKeys) -> VariantSummary:
-    """What became of the examples of one variant."""
-    predictions = answers.predictions.values()
-    return {
-        "variant": variant.value,
-        "label": VARIANT_LABELS[variant],
-        "key": keys.eval[variant],
-        "predicted": len(predictions),
-        "missing": len(examples) - len(predictions),
-        "empty": sum(not prediction.predict.strip() for prediction in predictions),
-        "cut_off": sum(prediction.finish == "length" for prediction in predictions),
-        "results": answers.results,
-    }
-
-
-def _round(value: float | np.floating) -> float:
+def rounded(value: float | np.floating) -> float:
+    """As ``report.json`` has it."""
     return round(float(value), DECIMALS) + 0.0  # + 0.0: no "-0.0" in the file

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from medvl_jobs.page import svg
 from medvl_jobs.page.look import theme
 from medvl_jobs.page.words import number
-from medvl_jobs.report.shape import Estimate, Headline, Report, Slice, Training
+from medvl_jobs.report.metrics import IN_PARTS
+from medvl_jobs.report.plots import histograms, length_curves, loss_curve
+from medvl_jobs.report.shape import Estimate, Headline, Report, Slicing
 from medvl_jobs.report.words import interval
-from medvl_jobs.settings.eval import Variant
 
 _BAR_LEFT, _BAR_RIGHT = 72, 316
 _BAR_THICKNESS, _BAR_STEP, _HEADING_STEP = 14, 27, 26
 _PERCENTS = range(0, 101, 25)
-_SHORT_LABELS = {
-    Variant.BASE: "Base",
-    Variant.TUNED: "Tuned",
-    Variant.TUNED_SHUFFLED: "Shuffled",
-    Variant.TUNED_BLANK: "Blank",
-    Variant.TEMPLATE: "Template",
-    Variant.BASE_FORMATTED: "Format",
-}
-
-_PLOT_LEFT, _PLOT_RIGHT, _PLOT_TOP, _PLOT_BOTTOM = 46, 450, 12, 200
 
 
 def draw(report: Report) -> dict[str, str]:
     """All figures that this report has the numbers for, by name."""
-    figures = {"looking": variant_bars(report["overall"]["headline"])}
-    if report["modalities"]:
-        figures["modalities"] = modality_bars(report["modalities"])
+    shorts = {variant["variant"]: variant["short"] for variant in report["variants"]}
+    figures = {
+        "looking": variant_bars(report["overall"]["headline"], shorts),
+        "scores": histograms(report["distribution"], shorts),
+        "lengths": length_curves(report["lengths"], shorts),
+    }
+    for slicing in report["slicings"]:
+        if slicing["slices"]:
+            figures[f"by-{slicing['by'].replace(' ', '-')}"] = part_bars(slicing, shorts)
     if report["training"] and report["training"]["steps"]:
         figures["loss"] = loss_curve(report["training"])
     return figures
@@ -44,19 +40,28 @@ def standalone(drawn: str) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + drawn.replace("</title>", f"</title>{style}", 1) + "\n"
 
 
-def variant_bars(headline: Headline) -> str:
-    """One bar per variant with its 95 % interval: base, tuned, and what tuned scores without looking."""
-    title = f"{headline['label']} of each variant, in percent, with 95 % intervals"
-    return _bars([("", headline["variants"])], title)
+def variant_bars(headline: Headline, shorts: Mapping[str, str]) -> str:
+    """One bar per variant with its 95 % interval: base, tuned, and what the controls score."""
+    told = ", ".join(f"{shorts[name]} {number(each['value'])}" for name, each in headline["variants"].items())
+    title = f"{headline['label']} of each variant, in percent, with 95 % intervals: {told}"
+    return _bars([("", headline["variants"])], title, shorts)
 
 
-def modality_bars(slices: Sequence[Slice]) -> str:
-    """The same bars per modality."""
-    groups = [(f"{each['name']} (n = {each['examples']:,})", each["headline"]["variants"]) for each in slices]
-    return _bars(groups, f"{slices[0]['headline']['label']} per modality, in percent, with 95 % intervals")
+def part_bars(slicing: Slicing, shorts: Mapping[str, str]) -> str:
+    """The same bars for each part of the examples."""
+    slices = slicing["slices"]
+    groups = [
+        (
+            f"{each['name']} (n = {each['examples']:,})",
+            {name: found for name, found in each["headline"]["variants"].items() if name in IN_PARTS},
+        )
+        for each in slices
+    ]
+    title = f"{slices[0]['headline']['label']} per {slicing['by']}, in percent, with 95 % intervals"
+    return _bars(groups, title, shorts)
 
 
-def _bars(groups: Sequence[tuple[str, dict[str, Estimate]]], title: str) -> str:
+def _bars(groups: Sequence[tuple[str, Mapping[str, Estimate]]], title: str, shorts: Mapping[str, str]) -> str:
     """Horizontal bars on an axis from 0 to 100, group under group; a heading of a group may be empty."""
     parts: list[str] = []
     y = 4.0
@@ -67,7 +72,7 @@ def _bars(groups: Sequence[tuple[str, dict[str, Estimate]]], title: str) -> str:
         bottom = y + _BAR_STEP * len(estimates)
         parts += _grid(y - 2, bottom)
         for row, (variant, estimate) in enumerate(estimates.items()):
-            parts += _bar(y + 4 + row * _BAR_STEP, variant, estimate)
+            parts += _bar(y + 4 + row * _BAR_STEP, variant, shorts[variant], estimate)
         y = bottom + (10 if heading else 0)
     ticks = [svg.text(_percent_x(percent), bottom + 17, f"{percent}", "tick", anchor="middle") for percent in _PERCENTS]
     return svg.figure(bottom + 24, title, [*parts, *ticks])
@@ -82,10 +87,10 @@ def _percent_x(percent: float) -> float:
     return _BAR_LEFT + (_BAR_RIGHT - _BAR_LEFT) * percent / 100
 
 
-def _bar(y: float, variant: str, estimate: Estimate) -> Iterator[str]:
+def _bar(y: float, variant: str, label: str, estimate: Estimate) -> Iterator[str]:
     middle = y + _BAR_THICKNESS / 2
     end = _percent_x(estimate["value"])
-    yield svg.text(_BAR_LEFT - 8, middle + 4.5, _SHORT_LABELS.get(Variant(variant), variant), anchor="end")
+    yield svg.text(_BAR_LEFT - 8, middle + 4.5, label, anchor="end")
     size = f'width="{end - _BAR_LEFT:.1f}" height="{_BAR_THICKNESS}"'
     yield f'<rect class="bar {escape(variant)}" x="{_BAR_LEFT}" y="{y:g}" {size}/>'
     if estimate["low"] is not None and estimate["high"] is not None:
@@ -95,31 +100,3 @@ def _bar(y: float, variant: str, estimate: Estimate) -> Iterator[str]:
     # Values stand in a column of their own: beside the bars they would run into the whiskers.
     yield svg.text(_BAR_RIGHT + 44, middle + 4.5, number(estimate["value"]), anchor="end")
     yield svg.text(_BAR_RIGHT + 52, middle + 4.5, interval(estimate).replace(" to ", "–"), "interval")
-
-
-def loss_curve(training: Training) -> str:
-    """Loss per log step, raw and smoothed, over optimiser steps."""
-    steps, losses = training["steps"], training["loss"]
-    last, top = max(steps), max(losses)
-    y_ticks, x_ticks = svg.ticks(top), [tick for tick in svg.ticks(last) if tick <= last]
-    digits = max(0, -math.floor(math.log10(y_ticks[1] + 1e-12)))
-
-    def x(step: float) -> float:
-        return _PLOT_LEFT + (_PLOT_RIGHT - _PLOT_LEFT) * step / last
-
-    def y(loss: float) -> float:
-        return _PLOT_BOTTOM - (_PLOT_BOTTOM - _PLOT_TOP) * loss / y_ticks[-1]
-
-    def path(values: Sequence[float]) -> str:
-        return "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in zip(steps, values, strict=True))
-
-    parts = [f'<path class="raw" d="{path(losses)}"/>', f'<path class="smooth" d="{path(training["smoothed"])}"/>']
-    for tick in y_ticks:
-        parts.insert(0, svg.line(_PLOT_LEFT, y(tick), _PLOT_RIGHT, y(tick), "axis" if tick == 0 else "grid"))
-        parts.append(svg.text(_PLOT_LEFT - 8, y(tick) + 4, f"{tick:.{digits}f}", "tick", anchor="end"))
-    parts += [svg.text(x(tick), _PLOT_BOTTOM + 18, f"{tick:,g}", "tick", anchor="middle") for tick in x_ticks]
-    center = (_PLOT_LEFT + _PLOT_RIGHT) / 2
-    parts.append(svg.text(center, _PLOT_BOTTOM + 36, "optimiser step", "axis-title", anchor="middle"))
-    ends = f"{losses[0]:.3f} at first, {losses[-1]:.3f} at last"
-    title = f"Training loss in nats per answer token over {last:,} optimiser steps: {ends}"
-    return svg.figure(_PLOT_BOTTOM + 44, title, parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain, zip_longest
 from typing import TypeVar
 
@@ -13,8 +14,11 @@ from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.errors import DataError
 from medvl_jobs.page import pictures
 from medvl_jobs.page.pictures import THUMBNAIL_BUDGET_BYTES
-from medvl_jobs.report.inputs import Answers, Evidence, Example
-from medvl_jobs.report.shape import Answer, GalleryItem
+from medvl_jobs.report.answers import Answers
+from medvl_jobs.report.compare import rounded
+from medvl_jobs.report.inputs import Evidence, Example
+from medvl_jobs.report.metrics import Naming
+from medvl_jobs.report.shape import Answer, GalleryItem, Outcome
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.report import ReportSettings
 
@@ -55,29 +59,58 @@ def _take_turns(queues: Iterable[Sequence[T]]) -> list[T]:
     return [each for each in rounds if each is not nobody]  # type: ignore[misc]  # the filler is gone
 
 
-def items(chosen: Sequence[Example], evidence: Evidence, headline: str) -> list[GalleryItem]:
+def items(
+    chosen: Sequence[Example], evidence: Evidence, headline: str, names: Mapping[Variant, Naming]
+) -> list[GalleryItem]:
     """The chosen examples with what was said about them, and its ``headline`` score."""
-    return [
-        {
-            "example_id": example.example_id,
-            "modality": example.modality,
-            "group": example.group,
-            "alt": alternative_text(example.facts),
-            "reference": example.caption,
-            "answers": [_answer(variant, evidence.answers[variant], example, headline) for variant in SHOWN],
-        }
-        for example in chosen
-    ]
+    made: list[GalleryItem] = []
+    for example in chosen:
+        base, tuned = (_answer(variant, evidence, example, headline, names) for variant in SHOWN)
+        made.append(
+            {
+                "example_id": example.example_id,
+                "modality": example.modality,
+                "group": example.group,
+                "alt": alternative_text(example.facts),
+                "reference": example.caption,
+                "answers": [base, tuned],
+                "outcome": _outcome(base["score"], tuned["score"]),
+                "errors": _errors(evidence.answers[Variant.TUNED], example.example_id),
+            }
+        )
+    return made
 
 
-def _answer(variant: Variant, answers: Answers, example: Example, headline: str) -> Answer:
+def _answer(
+    variant: Variant, evidence: Evidence, example: Example, headline: str, names: Mapping[Variant, Naming]
+) -> Answer:
+    answers = evidence.answers[variant]
     prediction = answers.predictions.get(example.example_id)
+    score = answers.scores.get(headline, {}).get(example.example_id)
     return {
         "variant": variant.value,
+        "label": names[variant].label,
         "text": prediction.predict if prediction else "",
-        "score": answers.scores.get(headline, {}).get(example.example_id),
+        "score": None if score is None else rounded(score),
         "cut_off": prediction is not None and prediction.finish == "length",
+        "failed": prediction is not None and prediction.finish == "failed",
+        "claims": [asdict(claim) for claim in answers.claims.get(example.example_id, ())],  # type: ignore[misc]
     }
+
+
+def _outcome(base: float | None, tuned: float | None) -> Outcome:
+    """A missing answer scores 0, as everywhere; where neither has a score nothing can be said."""
+    if base is None and tuned is None:
+        return "unknown"
+    change = (tuned or 0.0) - (base or 0.0)
+    return "better" if change > 0 else "worse" if change < 0 else "equal"
+
+
+def _errors(answers: Answers, example_id: str) -> list[str]:
+    """What is wrong in one answer: the fields of its wrong claims, and the kinds of mistakes that were counted."""
+    fields = {claim.field.replace("_", " ") for claim in answers.claims.get(example_id, ()) if not claim.right}
+    counted = {name for name, values in answers.scores.items() if name.endswith("_errors") and values.get(example_id)}
+    return sorted(fields | {name.removesuffix("_errors").replace("_", " ") for name in counted})
 
 
 def alternative_text(facts: Facts | None) -> str:

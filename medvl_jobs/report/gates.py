@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medvl_jobs.errors import SettingsError
-from medvl_jobs.report.shape import Report
+from medvl_jobs.report.shape import Gate, Report, Slice
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.report import GATE
 
@@ -36,6 +36,38 @@ def judge_gates(report: Report, gates: Mapping[str, str]) -> tuple[Judged, ...]:
     """Every gate, in the order they are written. Raises `SettingsError` for a score that the report does not have."""
     means = {row["metric"]: row["means"] for row in report["overall"]["metrics"]}
     return tuple(_judge(metric, condition, means) for metric, condition in gates.items())
+
+
+def gates_now(whole: Slice, gates: Mapping[str, str]) -> list[Gate]:
+    """The same for the report itself, where a gate that cannot be judged is shown: hours of work must not end here."""
+    means = {row["metric"]: row["means"] for row in whole["metrics"]}
+    shown: list[Gate] = []
+    for metric, condition in gates.items():
+        try:
+            judged = _judge(metric, condition, means)
+        except SettingsError as error:
+            unjudged: Gate = {
+                "metric": metric,
+                "condition": condition,
+                "value": None,
+                "bound": None,
+                "passed": None,
+                "note": error.what,
+            }
+            shown.append(unjudged)
+        else:
+            value, bound = round(judged.value, 4), round(judged.bound, 4)
+            passed = judged.passed
+            gate: Gate = {
+                "metric": metric,
+                "condition": condition,
+                "value": value,
+                "bound": bound,
+                "passed": passed,
+                "note": "",
+            }
+            shown.append(gate)
+    return shown
 
 
 def _judge(metric: str, condition: str, means: Mapping[str, Mapping[str, float]]) -> Judged:

@@ -1,32 +1,32 @@
-"""``report.md``: the same report for a pull request, where there is neither style nor figure."""
+"""``report.md``: the same report for a pull request, short, and where there is neither style nor figure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from medvl_jobs.page.words import number, quantity
-from medvl_jobs.report.page import RUNTIME_KEYS, decimals, judgement
-from medvl_jobs.report.shape import MetricRow, Report, Slice
-from medvl_jobs.report.words import duration, interval, memory, signed
+from medvl_jobs.report.metrics import SUMMARY, describe
+from medvl_jobs.report.shape import Changes, Gate, MetricRow, Report
+from medvl_jobs.report.words import duration, interval, judgement, signed, value_text
 
-_SHORT = {"base": "base", "tuned": "tuned", "tuned-shuffled": "shuffled"}
+MOST_CHANGES = 8
+"""Settings that differ from the run before; the page has all of them."""
 
 
 def render(report: Report) -> str:
     """The report as GitHub's Markdown."""
+    run = report["kind"] == "run"
     sections = [
-        f"# {report['name']}: base against tuned",
+        f"# {report['name']}: {'base against tuned' if run else 'run B against run A'}",
         f"**{escape(report['verdict']['sentence'])}**",
         "Research use only: not a medical device, not for diagnosis.",
+        _gates(report["gates"]),
         _caveats(report),
-        "## Scores",
-        _legend(report["overall"]),
-        _scores(report, report["overall"]["metrics"]),
-        *_modalities(report),
-        "## Time and cost",
+        _scores(report),
+        _legend(report),
+        _parts(report),
+        _changes(report["lineage"]["changes"]),
         _costs(report),
-        _speed(report),
-        "## Lineage",
         _lineage(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -44,12 +44,19 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: 
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
-def _legend(whole: Slice) -> str:
-    return (
-        f"{quantity(whole['examples'], 'validation image')} in {quantity(whole['groups'], 'group')}, in percent unless "
-        "said otherwise; 95 % intervals from resampling whole groups; ↑ higher is better, ↓ lower. *Shuffled* is the "
-        "tuned model shown another example's image. **Bold**: the interval leaves out zero."
-    )
+def _gates(gates: Sequence[Gate]) -> str:
+    outcome = {True: "✅ passed", False: "❌ **missed**", None: "❔ cannot be judged"}
+    rows = [
+        [
+            escape(describe(gate["metric"]).label),
+            f"{escape(gate['condition'])}",
+            "–" if gate["bound"] is None else number(gate["bound"], 2),
+            "–" if gate["value"] is None else number(gate["value"], 2),
+            outcome[gate["passed"]] + (f": {escape(gate['note'])}" if gate["note"] else ""),
+        ]
+        for gate in gates
+    ]
+    return _table(["gate", "asked", "that is", "tuned", ""], rows, numbers_from=2) if rows else ""
 
 
 def _caveats(report: Report) -> str:
@@ -57,60 +64,88 @@ def _caveats(report: Report) -> str:
     return "\n".join(["> Read with care:", *listed]) if listed else ""
 
 
-def _names(report: Report) -> list[str]:
-    return [variant["variant"] for variant in report["variants"]]
-
-
-def _scores(report: Report, rows: Sequence[MetricRow]) -> str:
-    names = _names(report)
-    head = ["score", *(_SHORT[name] for name in names), "tuned − base", "95 % interval"]
-    return _table(head, [_score(row, names) for row in rows])
+def _scores(report: Report) -> str:
+    names = [variant["variant"] for variant in report["variants"]]
+    shorts = [
+        variant["short"].lower() if report["kind"] == "run" else variant["short"] for variant in report["variants"]
+    ]
+    head = ["score", *map(escape, shorts), f"{shorts[1]} − {shorts[0]}", "95 % interval"]
+    rows = {row["metric"]: row for row in report["overall"]["metrics"]}
+    return _table(head, [_score(rows[metric], names) for metric in SUMMARY if metric in rows])
 
 
 def _score(row: MetricRow, names: Sequence[str]) -> list[str]:
-    digits, difference = decimals(row), row["difference"]
+    digits, difference = describe(row["metric"]).decimals, row["difference"]
     change = signed(difference["value"], digits)
-    if judgement(difference, row["higher_is_better"]) != "open":
+    if judgement(difference, row["higher_is_better"]) in {"better", "worse"}:
         change = f"**{change}**"
-    label = f"{escape(row['label'])} {'↑' if row['higher_is_better'] else '↓'}"
+    label = escape(row["label"]) + {True: " ↑", False: " ↓", None: ""}[row["higher_is_better"]]
+    if row["family"] == "thinkless":
+        label += " without the think block"
     return [label, *(number(row["means"][name], digits) for name in names), change, interval(difference, digits) or "–"]
 
 
-def _modalities(report: Report) -> list[str]:
-    parts = ["## Per modality"] if report["modalities"] else []
-    for each in report["modalities"]:
-        title = f"{escape(each['name'])}: {quantity(each['examples'], 'image')} in {quantity(each['groups'], 'group')}"
-        parts += [title, _scores(report, each["metrics"])]
-    return parts
+def _legend(report: Report) -> str:
+    whole = report["overall"]
+    if report["kind"] == "run":
+        sides = "*Shuffled* is the tuned model shown another example's image."
+    else:
+        sides = (
+            "; ".join(
+                f"{each['short']} is the tuned model of {escape(each['label'][3:])}" for each in report["variants"]
+            )
+            + "."
+        )
+    return (
+        f"{quantity(whole['examples'], 'validation image')} in {quantity(whole['groups'], 'group')}, in percent, "
+        f"errors per image; 95 % intervals from resampling whole groups. {sides} **Bold**: the interval leaves out "
+        "zero. All scores are in `report.json`."
+    )
+
+
+def _parts(report: Report) -> str:
+    rows = []
+    for slicing in report["slicings"]:
+        for part in slicing["slices"]:
+            gain, variants = part["headline"]["gain"], part["headline"]["variants"]
+            means = [number(variants[name]["value"]) for name in ("base", "tuned")]
+            change = signed(gain["value"])
+            if judgement(gain, higher_is_better=True) != "open":
+                change = f"**{change}**"
+            name = f"{slicing['by']}: {escape(part['name'])}, {escape(part['headline']['label'])}"
+            rows.append([name, f"{part['examples']:,}", *means, change, interval(gain) or "–"])
+    shorts = [variant["short"] for variant in report["variants"][:2]]
+    return _table(["part", "n", *shorts, "difference", "95 % interval"], rows) if rows else ""
+
+
+def _changes(changes: Changes | None) -> str:
+    if changes is None:
+        return ""
+    listed = [
+        f"`{each['setting']}` {escape(value_text(each['before']))} → {escape(value_text(each['after']))}"
+        for each in changes["settings"]
+    ]
+    more = f"; and {len(listed) - MOST_CHANGES} more" if len(listed) > MOST_CHANGES else ""
+    return f"Settings that differ from `{changes['against']}`: {'; '.join(listed[:MOST_CHANGES]) or 'none'}{more}."
 
 
 def _costs(report: Report) -> str:
-    rows = [
-        [
-            cost["stage"],
-            duration(cost["wall_seconds"]),
-            duration(cost["gpu_seconds"]) if cost["gpu_seconds"] else "none",
-            memory(cost["peak_memory_bytes"]),
-        ]
-        for cost in report["costs"]
-    ]
-    return _table(["stage", "time", "GPU time", "peak memory"], rows)
-
-
-def _speed(report: Report) -> str:
-    results = [variant["results"] for variant in report["variants"]]
-    rows = [
-        [f"`{key}`", *(number(each[key], digits) if key in each else "–" for each in results)]
-        for key, _, digits in RUNTIME_KEYS
-    ]
-    return _table(["LLaMA-Factory's key", *(_SHORT[name] for name in _names(report))], rows)
+    costs = report["costs"]
+    listed = []
+    for each in costs["stages"]:
+        speed = (
+            f" ({number(each['examples_per_second'], 2)} images/s)" if each["examples_per_second"] is not None else ""
+        )
+        listed.append(f"{each['stage']} {duration(each['wall_seconds'])}{speed}")
+    gpu = f"GPU time {duration(costs['gpu_seconds'])}" if costs["gpu_seconds"] else "no GPU"
+    price = costs["price_per_gpu_hour"]
+    money = "" if costs["money"] is None else f", {number(costs['money'], 2)} at {price:g} per GPU hour"
+    return f"Time: {', '.join(listed)}; together {duration(costs['wall_seconds'])}, {gpu}{money}."
 
 
 def _lineage(report: Report) -> str:
-    rows = [
-        [each["stage"], f"`{each['key']}`", each["code_version"], f"`{each['git_sha']}`" if each["git_sha"] else "–"]
-        for each in report["lineage"]["stages"]
-    ]
+    stages = ", ".join(f"{each['stage']} `{each['key']}`" for each in report["lineage"]["stages"])
+    commits = sorted({each["git_sha"] or "unknown" for each in report["lineage"]["stages"]})
     libraries = ", ".join(f"{name} {version}" for name, version in report["lineage"]["library_versions"].items())
-    table = _table(["stage", "key", "medvl", "commit"], rows, numbers_from=4)
-    return f"{table}\n\nReport `{report['key']}`. Libraries: {libraries or 'unknown'}."
+    made = f"Made by {' and '.join(f'`{commit}`' for commit in commits)}"
+    return f"Report `{report['key']}` of {stages}. {made}; {libraries or 'libraries unknown'}."

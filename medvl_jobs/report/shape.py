@@ -1,34 +1,50 @@
-"""The shape of ``report.json``, from which the page and the Markdown are rendered.
+"""The shape of ``report.json``, from which the page and the Markdown are rendered; `schema` publishes it.
 
     Report
-    ├── schema_version, name, key
+    ├── schema_version, kind, name, key
     ├── verdict           one sentence, and the two judgements that it is made of
+    ├── gates[]           conditions of ``report.gates`` and how they came out when this report was written
     ├── variants[]        base, tuned, controls: what was predicted, what is missing, ``predict_results.json`` as it is
     ├── overall           Slice over all examples
     │   ├── headline      the one score that the verdict is about: every variant with its interval, gain and drop
     │   └── metrics[]     every score: means, and tuned minus base with its interval
-    ├── modalities[]      Slice per modality; ``metrics`` holds the main scores only
+    ├── slicings[]        by modality, body part and length of the reference: a Slice each, with the main scores only
+    ├── distribution      how the headline score is spread over the examples
+    ├── lengths           words of the answers beside words of the references
     ├── training          loss per log step and totals, or null when the adapter was trained elsewhere
     ├── data              counts of the dataset card; examples and groups compared here
     ├── gallery[]         the images shown in the page, with reference and answers (the pixels are in the page only)
-    ├── costs[]           seconds, GPU-seconds and memory per stage
-    ├── lineage           stages with keys and versions, libraries, settings
+    ├── costs             seconds, GPU-seconds, money and memory per stage
+    ├── lineage           stages with keys and versions, libraries, settings and what has changed in them
     └── caveats[]         what weakens the result, as far as the program can see it
 
-Scores are percentages from 0 to 100; differences and drops are in points; intervals are 95 % bootstrap intervals over
-groups, null when there is only one group. The file depends on its inputs only: no clock of the report stage is in it.
+In a report of two runs (``kind`` is ``runs``) the variant ``base`` is the first run's tuned model and ``tuned`` the
+second one's. Scores are percentages from 0 to 100, counts of errors are per image; differences and drops are in points;
+intervals are 95 % bootstrap intervals over groups, null when there is only one group. The file depends on its inputs
+only: no clock of the report stage is in it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+SCHEMA_VERSION = 2
 
 Learned = Literal["better", "worse", "no difference shown", "undetermined"]
 Looks = Literal["yes", "not shown", "undetermined", "not tested"]
+Family = Literal["facts", "field", "errors", "text", "standard", "thinkless"]
+"""All claims together; one kind of claim; mistakes, counted; LLaMA-Factory's overlap of words; the standard tools';
+and LLaMA-Factory's without a leading think block."""
+Unit = Literal["percent", "per image", "ratio"]
+Outcome = Literal["better", "worse", "equal", "unknown"]
+
+_documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 
 
+@_documented
 class Estimate(TypedDict):
     """A mean and where it may lie."""
 
@@ -37,6 +53,7 @@ class Estimate(TypedDict):
     high: float | None
 
 
+@_documented
 class Difference(Estimate):
     """One variant minus another, paired on the examples."""
 
@@ -44,6 +61,19 @@ class Difference(Estimate):
     """Share of the resamples in which the first variant is the better one; null with one group."""
 
 
+@_documented
+class Control(TypedDict):
+    """The tuned model beside one other variant, in the headline score."""
+
+    variant: str
+    label: str
+    meaning: str
+    """What the difference tells."""
+    difference: Difference
+    """Tuned minus this variant."""
+
+
+@_documented
 class Headline(TypedDict):
     """The score that the verdict is about."""
 
@@ -54,21 +84,27 @@ class Headline(TypedDict):
     """Tuned minus base."""
     drop: Difference | None
     """Tuned minus tuned on shuffled images: what looking is worth. Null without that control."""
+    controls: list[Control]
+    """Every variant but base and tuned."""
 
 
+@_documented
 class MetricRow(TypedDict):
     """One line of the comparison table."""
 
     metric: str
     label: str
-    family: Literal["facts", "field", "text"]
-    higher_is_better: bool
+    family: Family
+    unit: Unit
+    higher_is_better: bool | None
+    """Null where neither direction is the better one."""
     examples: int
     """Examples that this score applies to, the same for all variants."""
     means: dict[str, float]
     difference: Difference
 
 
+@_documented
 class Slice(TypedDict):
     """The comparison on some of the examples."""
 
@@ -79,6 +115,15 @@ class Slice(TypedDict):
     metrics: list[MetricRow]
 
 
+@_documented
+class Slicing(TypedDict):
+    """All examples, divided by one of their properties; the most frequent part first, lengths in their order."""
+
+    by: Literal["modality", "body part", "length"]
+    slices: list[Slice]
+
+
+@_documented
 class Verdict(TypedDict):
     """What the numbers say, and no more."""
 
@@ -87,23 +132,78 @@ class Verdict(TypedDict):
     looks: Looks
 
 
+@_documented
+class Gate(TypedDict):
+    """One condition of ``report.gates``."""
+
+    metric: str
+    condition: str
+    value: float | None
+    """Mean of the tuned model; null where the gate cannot be judged."""
+    bound: float | None
+    """What the condition comes to here."""
+    passed: bool | None
+    note: str
+    """Why it cannot be judged; empty otherwise."""
+
+
+@_documented
 class VariantSummary(TypedDict):
     """What became of one variant's examples."""
 
     variant: str
     label: str
+    short: str
+    """The label where there is little room."""
     key: str
     predicted: int
     missing: int
     """Examples without a prediction; each counts as wrong."""
+    failed: int
+    """Predictions that could not be made; each is empty and counts as wrong."""
     empty: int
-    """Predictions without a word; each counts as wrong."""
+    """Other predictions without a word; each counts as wrong."""
     cut_off: int
     """Predictions that ``eval.max_new_tokens`` ended."""
-    results: dict[str, float]
+    results: dict[str, float | str]
     """``predict_results.json``, with LLaMA-Factory's keys."""
 
 
+@_documented
+class Distribution(TypedDict):
+    """How a score is spread over the examples."""
+
+    metric: str
+    label: str
+    edges: list[float]
+    """Of the bins, one more than there are bins; the last bin holds its upper edge too."""
+    counts: dict[str, list[int]]
+    """Examples per bin, by variant."""
+
+
+@_documented
+class AnswerLengths(TypedDict):
+    """Quartiles of the answers' words."""
+
+    low: float
+    median: float
+    high: float
+
+
+@_documented
+class LengthBin(TypedDict):
+    """The examples whose references have about one length."""
+
+    shortest: int
+    longest: int
+    median: float
+    """Words of the references."""
+    examples: int
+    answers: dict[str, AnswerLengths]
+    """By variant."""
+
+
+@_documented
 class Training(TypedDict):
     """The loss curve and the totals."""
 
@@ -116,16 +216,32 @@ class Training(TypedDict):
     counts: dict[str, int]
 
 
+@_documented
+class ClaimMark(TypedDict):
+    """A claim of an answer: characters ``[start, end)`` of its text, what they claim, and whether it is so."""
+
+    start: int
+    end: int
+    field: str
+    value: str
+    right: bool
+
+
+@_documented
 class Answer(TypedDict):
     """What one variant said about one image."""
 
     variant: str
+    label: str
     text: str
     score: float | None
     """The headline score of this answer."""
     cut_off: bool
+    failed: bool
+    claims: list[ClaimMark]
 
 
+@_documented
 class GalleryItem(TypedDict):
     """One image of the gallery, without its pixels."""
 
@@ -135,28 +251,71 @@ class GalleryItem(TypedDict):
     alt: str
     reference: str
     answers: list[Answer]
+    outcome: Outcome
+    """Whether tuned scores better than base here."""
+    errors: list[str]
+    """Kinds of facts that tuned gets wrong here."""
 
 
+@_documented
 class Cost(TypedDict):
     """What one stage took."""
 
     stage: str
     wall_seconds: float
     gpu_seconds: float
+    """Wall seconds times the GPUs held, idle or not."""
+    money: float | None
+    """``gpu_seconds`` at ``plan.price_per_gpu_hour``; null without a price."""
+    examples_per_second: float | None
+    """Of an evaluation, scoring included."""
     peak_memory_bytes: int
 
 
+@_documented
+class Costs(TypedDict):
+    """What the stages took, one by one and together."""
+
+    price_per_gpu_hour: float | None
+    stages: list[Cost]
+    wall_seconds: float
+    gpu_seconds: float
+    money: float | None
+
+
+@_documented
 class StageLineage(TypedDict):
     """Where one input comes from."""
 
     stage: str
     key: str
+    fingerprint: str
+    """sha256 of its manifest, which names the sha256 of each of its files."""
     code_version: str
     git_sha: str | None
     image_digest: str | None
     created_at: str
 
 
+@_documented
+class Change(TypedDict):
+    """A setting that two runs do not share; null stands for none, and for a setting that one of them did not know."""
+
+    setting: str
+    before: Any
+    after: Any
+
+
+@_documented
+class Changes(TypedDict):
+    """The settings of this run beside those of another."""
+
+    against: str
+    """``name/key`` of the other run."""
+    settings: list[Change]
+
+
+@_documented
 class Lineage(TypedDict):
     """All that is needed to make the same report again."""
 
@@ -164,8 +323,11 @@ class Lineage(TypedDict):
     library_versions: dict[str, str]
     """Of the stages together; where two differ, both are named."""
     settings: dict[str, Any]
+    changes: Changes | None
+    """Null for the first run of a name."""
 
 
+@_documented
 class Data(TypedDict):
     """What was compared, and what it is a part of."""
 
@@ -175,6 +337,7 @@ class Data(TypedDict):
     card: dict[str, Any]
 
 
+@_documented
 class Caveat(TypedDict):
     """One thing that weakens the result."""
 
@@ -182,19 +345,24 @@ class Caveat(TypedDict):
     text: str
 
 
+@_documented
 class Report(TypedDict):
     """All of ``report.json``."""
 
-    schema_version: int
+    schema_version: Literal[2]
+    kind: Literal["run", "runs"]
     name: str
     key: str
     verdict: Verdict
+    gates: list[Gate]
     variants: list[VariantSummary]
     overall: Slice
-    modalities: list[Slice]
+    slicings: list[Slicing]
+    distribution: Distribution
+    lengths: list[LengthBin]
     training: Training | None
     data: Data
     gallery: list[GalleryItem]
-    costs: list[Cost]
+    costs: Costs
     lineage: Lineage
     caveats: list[Caveat]

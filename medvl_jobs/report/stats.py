@@ -10,7 +10,7 @@ translation evaluation" (both systems on the same draws).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,24 @@ _CELLS = 2_000_000
 
 
 @dataclass(frozen=True)
-class Interval:
+class Sample:
+    """Some examples, and numbers about each of them."""
+
+    groups: Sequence[str]
+    """The group of each example."""
+    values: Mapping[str, np.ndarray]
+    """By name, one number per example: a score, or the difference of two."""
+
+
+@dataclass(frozen=True)
+class Spread:
     """A mean over examples with its 95 % interval."""
 
     mean: float
     low: float
     high: float
+    share_above: float
+    """Share of resamples in which the mean is above 0; an exact tie counts half."""
     groups: int
     """Trap: with 1 group every draw is the same, so ``low == mean == high`` says nothing about certainty."""
     examples: int
@@ -58,40 +70,60 @@ class Comparison:
 def paired_bootstrap(
     base: np.ndarray, tuned: np.ndarray, groups: Sequence[str], *, resamples: int, seed: int
 ) -> Comparison:
-    """Compare two scores per example, paired by their place; ``groups`` names the group of each example.
-
-    Each resample draws as many groups as there are, with replacement, and takes all their examples. Its statistic is
-    Σ (tuned - base) / Σ 1 over the drawn examples, so that a large group weighs as much as it does in the mean.
-    """
+    """Compare two scores per example, paired by their place; ``groups`` names the group of each example."""
     base, tuned = _checked("base", base, groups), _checked("tuned", tuned, groups)
-    differences = _resampled_means(tuned - base, groups, resamples, seed)
-    low, high = np.percentile(differences, LEVELS)
+    found = spreads([Sample(groups, {"difference": tuned - base})], resamples=resamples, seed=seed)[0]["difference"]
     return Comparison(
         mean_base=float(base.mean()),
         mean_tuned=float(tuned.mean()),
-        difference=float((tuned - base).mean()),
-        low=float(low),
-        high=float(high),
-        probability_tuned_better=float(np.mean(differences > 0) + np.mean(differences == 0) / 2),
-        groups=len(set(groups)),
-        examples=len(groups),
+        difference=found.mean,
+        low=found.low,
+        high=found.high,
+        probability_tuned_better=found.share_above,
+        groups=found.groups,
+        examples=found.examples,
     )
 
 
-def mean_interval(values: np.ndarray, groups: Sequence[str], *, resamples: int, seed: int) -> Interval:
+def mean_interval(values: np.ndarray, groups: Sequence[str], *, resamples: int, seed: int) -> Spread:
     """The mean of one score with its 95 % interval, by the same draws as `paired_bootstrap`."""
-    values = _checked("values", values, groups)
-    low, high = np.percentile(_resampled_means(values, groups, resamples, seed), LEVELS)
-    return Interval(float(values.mean()), float(low), float(high), len(set(groups)), len(groups))
+    return spreads([Sample(groups, {"values": values})], resamples=resamples, seed=seed)[0]["values"]
 
 
-def _resampled_means(values: Floats, groups: Sequence[str], resamples: int, seed: int) -> Floats:
-    """The mean over the examples of each resample: (weights @ sums) / (weights @ counts), one column per group."""
-    _, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    counts = np.bincount(member).astype(float)
-    sums_and_counts_G2 = np.stack([np.bincount(member, weights=values), counts], axis=1)
-    totals_R2 = np.concatenate([w_RG @ sums_and_counts_G2 for w_RG in _weights(len(counts), resamples, seed)])
-    return np.asarray(totals_R2[:, 0] / totals_R2[:, 1])
+def spreads(samples: Sequence[Sample], *, resamples: int, seed: int) -> list[dict[str, Spread]]:
+    """The spread of each number of each sample, all by the same draws, which are made once.
+
+    Each resample draws as many groups as all samples together have, with replacement, and takes all their examples. Its
+    statistic is Σ value / Σ 1 over the drawn examples that are in the sample, so that a large group weighs as much as
+    it does in the mean. A sample of some of the groups (a modality) is a domain of the whole: how many of its groups
+    are drawn varies as well, and a draw without any says nothing of it and is left out.
+
+    Raises `DataError` for a number that is not finite, or one that is not there for each example.
+    """
+    checked = [{name: _checked(name, each, s.groups) for name, each in s.values.items()} for s in samples]
+    place = {group: number for number, group in enumerate(sorted({g for sample in samples for g in sample.groups}))}
+    columns, names = [], []
+    for number, (sample, values) in enumerate(zip(samples, checked, strict=True)):
+        member = np.array([place[group] for group in sample.groups])
+        for name, weights in [(None, None), *values.items()]:  # first how many examples each group has
+            columns.append(np.bincount(member, weights=weights, minlength=len(place)))
+            names.append((number, name))
+    sums_GC = np.stack(columns, axis=1).astype(float)
+    totals_RC = np.concatenate([w_RG @ sums_GC for w_RG in _weights(len(place), resamples, seed)])
+    found: list[dict[str, Spread]] = [{} for _ in samples]
+    for column, (number, name) in enumerate(names):
+        if name is None:
+            drawn_R = totals_RC[:, column]
+            continue
+        means_R = totals_RC[drawn_R > 0, column] / drawn_R[drawn_R > 0]
+        found[number][name] = _spread(checked[number][name], samples[number].groups, means_R)
+    return found
+
+
+def _spread(values: Floats, groups: Sequence[str], means_R: Floats) -> Spread:
+    low, high = np.percentile(means_R, LEVELS)
+    above = np.mean(means_R > 0) + np.mean(means_R == 0) / 2
+    return Spread(float(values.mean()), float(low), float(high), float(above), len(set(groups)), len(groups))
 
 
 def _weights(groups: int, resamples: int, seed: int) -> Iterator[Floats]:

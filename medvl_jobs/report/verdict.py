@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from medvl_jobs.page.words import number, quantity
+from medvl_jobs.report.frame import Frame
 from medvl_jobs.report.metrics import describe
 from medvl_jobs.report.shape import Difference, Headline, Learned, Looks, Slice, Verdict
 from medvl_jobs.report.words import interval
 from medvl_jobs.settings.eval import Variant
 
 
-def judge(whole: Slice) -> Verdict:
+def judge(whole: Slice, frame: Frame) -> Verdict:
     """The verdict on a comparison. A direction is claimed only where the 95 % interval leaves out zero."""
     headline = whole["headline"]
     learned, looks = _learned(headline["gain"]), _looks(headline["drop"])
-    joint = "and" if (learned == "better") == (looks == "yes") else "but"
     sentence = (
         f"On {quantity(whole['examples'], 'validation image')} in {quantity(whole['groups'], 'group')}, "
-        f"{_learned_clause(learned, headline)}, {joint} {_looks_clause(looks, headline['drop'])}."
+        f"{_learned_clause(learned, headline, frame)}"
     )
-    return {"sentence": sentence, "learned": learned, "looks": looks}
+    if frame.kind == "run":
+        joint = "and" if (learned == "better") == (looks == "yes") else "but"
+        sentence += f", {joint} {_looks_clause(looks, headline['drop'])}"
+    return {"sentence": f"{sentence}.", "learned": learned, "looks": looks}
 
 
 def _learned(gain: Difference) -> Learned:
@@ -37,21 +40,23 @@ def _looks(drop: Difference | None) -> Looks:
     return "yes" if drop["low"] > 0 else "not shown"
 
 
-def _learned_clause(learned: Learned, headline: Headline) -> str:
+def _learned_clause(learned: Learned, headline: Headline, frame: Frame) -> str:
     gain, variants = headline["gain"], headline["variants"]
     tuned, base = (number(variants[variant]["value"]) for variant in (Variant.TUNED, Variant.BASE))
     scores, where = f"{tuned} against {base}", f"in {describe(headline['metric']).inside}"
     points = number(abs(gain["value"]))
     within = f"95 % interval {interval(_negated(gain) if learned == 'worse' else gain)}"
+    first, second = frame.names[Variant.TUNED].subject, frame.names[Variant.BASE].subject
     match learned:
         case "better":
-            return f"the tuned model beats the base model {where} ({scores}, {points} points more, {within})"
+            return f"{first} beats {second} {where} ({scores}, {points} points more, {within})"
         case "worse":
-            return f"the tuned model is worse than the base model {where} ({scores}, {points} points less, {within})"
+            return f"{first} is worse than {second} {where} ({scores}, {points} points less, {within})"
         case "no difference shown":
-            return f"no difference between tuned and base is shown {where} ({scores}, {within} of the difference)"
+            between = "tuned and base" if frame.kind == "run" else f"{first} and {second}"
+            return f"no difference between {between} is shown {where} ({scores}, {within} of the difference)"
         case "undetermined":
-            return f"the tuned model scores {scores} {where}, with an uncertainty that one group cannot tell"
+            return f"{first} scores {scores} {where}, with an uncertainty that one group cannot tell"
 
 
 def _looks_clause(looks: Looks, drop: Difference | None) -> str:

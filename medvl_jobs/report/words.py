@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, Literal
+
 from medvl_jobs.page.words import number
 from medvl_jobs.report.shape import Difference, Estimate
 
@@ -41,3 +44,18 @@ def probability(share: float) -> str:
     if share > 0.999:
         return "more than 99.9 %"
     return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+
+
+def judgement(difference: Difference, higher_is_better: bool | None) -> Literal["better", "worse", "open"]:
+    """What the interval says; ``open`` where it holds zero, is unknown, or neither direction is the better one."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None or low <= 0 <= high or higher_is_better is None:
+        return "open"
+    return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def value_text(value: Any) -> str:
+    """A setting's value on one line; a dash for none."""
+    return (
+        "–" if value is None else value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    )

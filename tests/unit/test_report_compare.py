@@ -14,6 +14,7 @@ from report_data import World, world
 from medvl_jobs.errors import DataError, MissingInputError
 from medvl_jobs.report.assemble import assemble
 from medvl_jobs.report.compare import pair
+from medvl_jobs.report.frame import frame_of_run
 from medvl_jobs.report.inputs import UNKNOWN, read_evidence
 from medvl_jobs.report.shape import MetricRow, Report
 from medvl_jobs.settings.eval import Variant
@@ -22,7 +23,7 @@ BASE, TUNED, SHUFFLED = Variant.BASE, Variant.TUNED, Variant.TUNED_SHUFFLED
 
 
 def report_of(made: World) -> Report:
-    return assemble(made.evidence(), made.settings, made.keys)
+    return made.report()
 
 
 def row(report: Report, metric: str) -> MetricRow:
@@ -164,30 +165,33 @@ def test_without_any_headline_score_there_is_no_report() -> None:
 
 def test_images_without_facts_form_their_own_modality() -> None:
     made = world()
-    made.examples[:4] = [replace(example, facts=None) for example in made.examples[:4]]
+    made.examples[:4] = [replace(example, facts=None, from_caption=True) for example in made.examples[:4]]
     report = report_of(made)
-    assert {each["name"]: each["examples"] for each in report["modalities"]} == {"MR": 22, "CT": 22, UNKNOWN: 4}
+    (modalities,) = (each["slices"] for each in report["slicings"] if each["by"] == "modality")
+    assert {each["name"]: each["examples"] for each in modalities} == {"MR": 22, "CT": 22, UNKNOWN: 4}
     assert "facts from captions" in names(report)
 
 
 def test_caveats_come_from_the_numbers() -> None:
-    assert report_of(world())["caveats"] == []
-    assert names(report_of(world(groups=10))) == {"few groups"}
-    made = world(eval={"adapter": "adapters/feedfacefeedface"}, groups=20)
+    assert report_of(world(groups=50))["caveats"] == []
+    assert names(report_of(world(groups=10))) == {"few groups", "few examples"}
+    made = world(eval={"adapter": "adapters/feedfacefeedface"}, groups=50)
     made.log, made.git_sha = None, "c0ffee-dirty"
     made.answer(SHUFFLED, made.examples[0].example_id, image_id=made.examples[1].example_id)
     made.answer(SHUFFLED, made.examples[5].example_id, image_id=made.examples[5].example_id)
     report = report_of(made)
     assert names(report) == {
-        "control shows related images", "control shows the same image", "foreign adapter", "uncommitted code",
+        "control shows related images", "control shows the same image", "foreign adapter", "prompt unknown",
+        "uncommitted code",
     }  # fmt: skip
     assert report["training"] is None
 
 
-def test_a_diverged_training_is_told_and_its_curve_still_drawn() -> None:
+@pytest.mark.parametrize("loss", [float("nan"), None])
+def test_a_diverged_training_is_told_and_its_curve_still_drawn(loss: float | None) -> None:
     made = world()
     assert made.log is not None
-    made.log[-1]["loss"] = float("nan")
+    made.log[-1]["loss"] = loss
     report = report_of(made)
     assert "training diverged" in names(report)
     assert report["training"] is not None
@@ -256,5 +260,5 @@ class TestReading:
         evidence = read_evidence(made.settings, storage, made.keys, tmp_path / "scratch")
         assert evidence.examples == tuple(made.examples)
         assert report_data.by_id(made.predictions[TUNED]) == evidence.answers[TUNED].predictions
-        assert [each.uri.split("/")[0] for each in evidence.inputs] == ["prepared", "adapters", *["predictions"] * 3]
-        assert assemble(evidence, made.settings, made.keys) == report_of(made)
+        assert [each.prefix.split("/")[0] for each in evidence.inputs] == ["prepared", "adapters", *["predictions"] * 3]
+        assert assemble(evidence, frame_of_run(made.settings, made.keys))["overall"] == report_of(made)["overall"]

@@ -23,8 +23,10 @@ def test_a_report_is_written_listed_and_reused(tmp_path: Path) -> None:
     storage.write_bytes(f"{prefix}/{layout.RUN_FILE}", b"name: made-up\n")
     manifest = job.run(made.settings, storage, made.keys)
     assert [entry.path for entry in manifest.files] == [
-        "report/figures/looking.svg", "report/figures/loss.svg", "report/figures/modalities.svg",
-        "report/index.html", "report/report.json", "report/report.md", "run.yaml",
+        "previous.json", "report/figures/by-body-part.svg", "report/figures/by-length.svg",
+        "report/figures/by-modality.svg", "report/figures/lengths.svg", "report/figures/looking.svg",
+        "report/figures/loss.svg", "report/figures/scores.svg", "report/index.html", "report/report.json",
+        "report/report.md", "run.yaml",
     ]  # fmt: skip
     assert manifest.stage == "report"
     assert manifest.counts["examples"] == 48

@@ -1,0 +1,82 @@
+"""Caveats about how the answers were made: the adapter, the prompt, the engine, the code. See `caveats`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medvl_jobs.page.words import quantity
+from medvl_jobs.report.frame import Frame
+from medvl_jobs.report.inputs import Evidence
+from medvl_jobs.settings.eval import Variant
+
+Found = Iterator[tuple[str, str]]
+
+_GREEDY = {"temperature": (0, None), "do_sample": (False, None)}
+"""Generation settings that leave the answer to the model alone."""
+
+
+def about_making(evidence: Evidence, frame: Frame) -> Found:
+    """Names and texts."""
+    yield from _about_adapter(evidence, frame)
+    yield from _about_engines(evidence)
+    yield from _about_code(evidence)
+
+
+def _about_adapter(evidence: Evidence, frame: Frame) -> Found:
+    if frame.kind == "runs":
+        return
+    tuned = evidence.answers[Variant.TUNED].manifest.settings
+    if tuned.get("eval", {}).get("adapter"):
+        given = "The adapter was given, not trained by this run"
+        yield "foreign adapter", f"{given}: whether it has seen these validation images is not known."
+        if evidence.training is None:
+            yield "prompt unknown", "With which question the adapter was trained is not known either."
+    if evidence.training is None:
+        return
+    trained, asked = evidence.training.manifest.settings.get("prompt"), tuned.get("prompt")
+    if (
+        trained
+        and asked
+        and (changed := sorted(key for key in {*trained, *asked} if trained.get(key) != asked.get(key)))
+    ):
+        what = ", ".join(f"prompt.{key}" for key in changed)
+        yield "another prompt", f"The adapter was trained with another prompt than it was asked with ({what} differs)."
+
+
+def _about_engines(evidence: Evidence) -> Found:
+    settings = {v: given.manifest.settings.get("eval", {}) for v, given in evidence.answers.items()}
+    engines = {v: each.get("engine", "transformers") for v, each in settings.items() if v.has_model}
+    if "openai" in engines.values():
+        canaries = {settings[v].get("server", {}).get("canary", 0) for v, each in engines.items() if each == "openai"}
+        if 0 in canaries:
+            unchecked = "its log-probabilities were not compared with those of this program's own engine"
+            yield "server unchecked", f"A server gave the answers, and {unchecked} (eval.server.canary is 0)."
+        else:
+            few = quantity(min(canaries), "example")
+            yield "server", f"A server gave the answers; its log-probabilities were compared on {few} beforehand."
+    if len(set(engines.values())) > 1:
+        yield "different engines", "The variants were answered by different engines, which round differently."
+    if drawn := sorted({name for each in settings.values() for name in _sampled(each)}):
+        again = "another run gives other answers, which the intervals know nothing of"
+        yield "sampling", f"Answers were drawn at random ({', '.join(drawn)}): {again}."
+
+
+def _sampled(settings: dict[str, Any]) -> Iterator[str]:
+    """Settings, at any depth, with which an answer is not the most likely one."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _sampled(value)
+        elif name in _GREEDY and value not in _GREEDY[name]:
+            yield f"{name} {value}"
+
+
+def _about_code(evidence: Evidence) -> Found:
+    made = [given.manifest for given in evidence.answers.values()]
+    if any((each.git_sha or "").endswith("-dirty") for each in made):
+        changed = "The answers were made by code with uncommitted changes"
+        yield "uncommitted code", f"{changed}: the commit alone does not reproduce them."
+    elif len({(each.code_version, each.git_sha) for each in made}) > 1:
+        yield "different code", "The variants were answered by different versions of the code (see the lineage)."
+    if len({tuple(sorted(each.library_versions.items())) for each in made}) > 1:
+        yield "different libraries", "The variants were answered with different library versions (see the lineage)."
