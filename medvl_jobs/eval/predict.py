@@ -134,20 +134,20 @@ class Predictor:
         total = sum(map(len, parts.values()))
         hope = any(prediction.finish != "failed" for part in made.values() for prediction in part)
         with closing(open_engine()) as engine:
-            self.load_seconds += engine.load_seconds
-            self.preparation_seconds += engine.preparation_seconds
             self.progress(there, total)
-            started, steps = time.monotonic(), engine.steps
+            started, steps = _clock(engine), engine.steps
             for number, predictions in _whole_parts(
                 missing, image, engine, hope=hope, tell=lambda answers: self.progress(there + answers, total)
             ):
-                now = time.monotonic()
+                now = _clock(engine)
                 self._store(number, predictions, Effort(now - started, engine.steps - steps, self.shard))
                 self.own_seconds += now - started
                 started, steps = now, engine.steps
                 made[number] = predictions
                 done += len(predictions)
                 log.info("%d of %d predicted", done, total)
+            self.load_seconds += engine.load_seconds
+            self.preparation_seconds += engine.preparation_seconds
         return made
 
     def _stored(self, number: int, part: Part) -> list[Prediction] | None:
@@ -214,6 +214,11 @@ def _whole_parts(
             for whole in waiting:
                 yield whole, [answered[whole][each.example_id] for each in parts[whole]]
             waiting.clear()
+
+
+def _clock(engine: Engine) -> float:
+    """Seconds that stand still while it gets ready: a server starts, and is checked, when it is asked first."""
+    return time.monotonic() - engine.load_seconds - engine.preparation_seconds
 
 
 def _prediction(question: Question, answer: Answer) -> Prediction:

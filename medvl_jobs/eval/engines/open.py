@@ -1,4 +1,4 @@
-"""Which engine answers, by the settings. Each is imported when it is chosen: a server's needs no torch."""
+"""Which engine answers, by the settings. Each is imported when it is chosen."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ def open_engine(settings: RunSettings, adapter: Path | None, question: str) -> E
 
     ``adapter``: the folder that PEFT saved, or none for the base model. Raises what loading raises.
     """
+    if settings.eval.engine == "openai":
+        from medvl_jobs.eval.engines.openai import OpenAIEngine  # noqa: PLC0415
+
+        return OpenAIEngine(settings, adapter, question)
     from medvl_jobs.eval.engines.in_process import InProcessEngine  # noqa: PLC0415
 
     return InProcessEngine(settings, adapter, question)
