@@ -27,6 +27,8 @@ from medvl_jobs.settings.run import RunSettings, load_settings
 from medvl_jobs.storage.base import Storage
 
 INTERRUPTED = 130
+CLEAR = "\x1b[H\x1b[2J"
+"""Empties a terminal."""
 _EPILOG = """\
 settings: defaults < profile < --config file < MEDVL_SECTION__KEY variables < section.key=value words
 exit codes: 0 ok, 64 usage or settings, 65 bad data, 66 missing input, 69 gave up, 75 try again,
@@ -60,32 +62,50 @@ def parser() -> argparse.ArgumentParser:
         ("eval", "validation split -> predictions and scores"),
         ("report", "predictions -> comparison of base and tuned"),
         ("collect", "a finished report -> a folder; its gates set the exit code"),
+        ("compare", "the tuned models of two finished runs -> a report in a folder"),
+        ("chat", "a page on which base and tuned model answer side by side"),
+        ("status", "how the stages of the run are, out of the store"),
+        ("logs", "the last lines of its stages, or of those named, out of the store"),
     ):
         command = commands.add_parser(name, help=text, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter)
         command.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML")
-        command.add_argument("overrides", nargs="*", metavar="section.key=value")
-        if name == "eval":
+        _options(name, command)
+    return top
+
+
+def _options(name: str, command: argparse.ArgumentParser) -> None:
+    """What one command takes besides its settings."""
+    if name == "compare":
+        for run in ("run_a", "run_b"):
+            command.add_argument(run, metavar=run.upper(), help="name, or name/<run key>")
+    metavar = "STAGE|section.key=value" if name == "logs" else "section.key=value"
+    command.add_argument("overrides", nargs="*", metavar=metavar)
+    match name:
+        case "eval":
             command.add_argument("--variant", type=Variant, choices=list(Variant), required=True)
-        if name in {"collect", "export"}:
-            what = "the report" if name == "collect" else "the merged model"
+        case "collect" | "compare" | "export":
+            what = "the merged model" if name == "export" else "the report"
             command.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {what}")
-        if name == "prep":
+        case "prep":
             command.add_argument("--check", action="store_true", help="judge the data and stop: table, card, page")
             command.add_argument("--workers", type=int, metavar="N", help="processes; the same as prep.workers=N")
-        if name == "train":
-            command.add_argument(
-                "--check", action="store_true", help="look for all that would go wrong, and stop: table"
-            )
-        if name == "run":
+        case "train":
+            what = "look for all that would go wrong, and stop: table"
+            command.add_argument("--check", action="store_true", help=what)
+        case "status":
+            command.add_argument("--json", action="store_true", help="one line for machines")
+            command.add_argument("--watch", action="store_true", help="look again and again, until the report is there")
+        case "logs":
+            command.add_argument("--follow", action="store_true", help="print what comes, until the stages are over")
+        case "run":
             command.add_argument("--executor", choices=("local", "cluster"), default="local")
             command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for library in ("httpx", "matplotlib", "datasets", "botocore"):
+    for library in ("httpx", "httpx2", "matplotlib", "datasets", "botocore"):
         logging.getLogger(library).setLevel(logging.WARNING)
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -135,15 +155,23 @@ def _dispatch(arguments: argparse.Namespace, words: Sequence[str]) -> int | None
         return None
     workers = getattr(arguments, "workers", None)
     more = [] if workers is None else [f"prep.workers={workers}"]
-    settings = load_settings(arguments.config, (*arguments.overrides, *more))
+    named = [word for word in arguments.overrides if arguments.command == "logs" and "=" not in word]
+    overrides = [word for word in arguments.overrides if word not in named]
+    settings = load_settings(arguments.config, (*overrides, *more))
     if arguments.command == "run":
         _run(settings, arguments.executor, dry_run=arguments.dry_run)
     elif arguments.command == "model":
         _model(settings)
     elif arguments.command == "plan":
         _plan(settings)
+    elif arguments.command == "compare":
+        _compare(settings, (arguments.run_a, arguments.run_b), arguments.out)
     elif arguments.command == "prep":
         _prep(settings, check=arguments.check)
+    elif arguments.command == "status":
+        _status(settings, as_json=arguments.json, watch=arguments.watch)
+    elif arguments.command == "logs":
+        _logs(settings, named, follow=arguments.follow)
     elif arguments.command == "train" and (topology := read_topology()).is_launcher:
         from medvl_jobs.train.launcher import launch
 
@@ -170,6 +198,7 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
     if settings.prep.workers != 1:
         start_server()  # before the imports below: what they take, it takes at the same time
     from medvl_jobs.pipeline.pin import pin_source
+    from medvl_jobs.pipeline.signs import signs_of_life
     from medvl_jobs.prep.source import find_source
     from medvl_jobs.settings.keys import prep_key
     from medvl_jobs.storage.open import open_storage
@@ -185,7 +214,7 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
     else:
         from medvl_jobs.prep import job
 
-        with without_pandas():
+        with signs_of_life(settings, storage, ("prep",)), without_pandas():
             job.run(settings, storage, prep_key(settings), source)
 
 
@@ -213,9 +242,20 @@ def _plan(settings: RunSettings) -> None:
     planned.require()
 
 
+def _compare(settings: RunSettings, runs: tuple[str, str], out: Path) -> None:
+    """Needs the store alone: what the runs were made of is in their reports."""
+    from medvl_jobs.eval.reading import read_facts
+    from medvl_jobs.report.two_runs import compare_runs
+    from medvl_jobs.storage.open import open_storage
+
+    print(compare_runs(open_storage(settings.storage), runs, settings, out, read_facts)["verdict"]["sentence"])
+    print(f"\nreport: {out / 'index.html'}")
+
+
 def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     """One stage after prep, by hand or as a container does it."""
     from medvl_jobs.pipeline.pin import pin
+    from medvl_jobs.pipeline.signs import signs_of_life
     from medvl_jobs.settings.keys import stage_keys
     from medvl_jobs.storage.open import open_storage
 
@@ -233,11 +273,18 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
         case "eval":
             from medvl_jobs.eval import job as evaluate
 
-            evaluate.run(settings, storage, keys, arguments.variant)
+            with signs_of_life(settings, storage, ("eval", "--variant", arguments.variant.value)) as progress:
+                evaluate.run(settings, storage, keys, arguments.variant, progress)
+        case "chat":
+            from medvl_jobs.chat import job as chat
+
+            chat.run(settings, storage, keys)
         case "report":
+            from medvl_jobs.eval.reading import read_facts
             from medvl_jobs.report import job as report
 
-            report.run(settings, storage, keys)
+            with signs_of_life(settings, storage, ("report",)):
+                report.run(settings, storage, keys, read_facts)
         case "collect":
             from medvl_jobs.report.collect import collect, require
 
@@ -248,19 +295,40 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
 
 
 def _train(settings: RunSettings, storage: Storage, keys: StageKeys, *, check: bool) -> None:
+    from medvl_jobs.pipeline.signs import signs_of_life
     from medvl_jobs.train.preflight.libraries import require_libraries
 
     faulthandler.register(signal.SIGUSR1, file=2)  # the launcher asks one that hangs where it is, on stderr
-    require_libraries(settings)  # first: what the rest imports is not there in every version
     if check:
+        require_libraries(settings)  # first: what the rest imports is not there in every version
         from medvl_jobs.train.preflight import job as preflight
 
         if found := preflight.check(settings, storage, keys):  # of several processes the first one's
             print(found)
-    else:
+        return
+    with signs_of_life(settings, storage, ("train",)) as progress:
+        require_libraries(settings)
         from medvl_jobs.train import job as train
 
-        train.run(settings, storage, keys)
+        train.run(settings, storage, keys, progress)
+
+
+def _status(settings: RunSettings, *, as_json: bool, watch: bool) -> None:
+    """Needs the store alone, and of the settings where it is and the run's name."""
+    from medvl_jobs.pipeline import status
+    from medvl_jobs.storage.open import open_storage
+
+    for text in status.texts(settings, open_storage(settings.storage), as_json=as_json, watch=watch):
+        print(f"{CLEAR if watch and not as_json and sys.stdout.isatty() else ''}{text}", flush=True)
+
+
+def _logs(settings: RunSettings, names: Sequence[str], *, follow: bool) -> None:
+    """Likewise."""
+    from medvl_jobs.pipeline import logs
+    from medvl_jobs.storage.open import open_storage
+
+    for text in logs.texts(settings, open_storage(settings.storage), names, follow=follow):
+        print(text, end="", flush=True)
 
 
 def _last_words(error: dict[str, str | int]) -> None:

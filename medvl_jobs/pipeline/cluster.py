@@ -20,6 +20,7 @@ from medvl_jobs.errors import AccessDeniedError, SettingsError, TryAgainError
 from medvl_jobs.pipeline.children import ATTEMPT, GENERATION, OUTPUT, Templates
 from medvl_jobs.pipeline.decide import Create, Done, Fail, Seen, Wait, decide
 from medvl_jobs.pipeline.plan import Step
+from medvl_jobs.pipeline.signs import ended
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.cluster import ClusterSettings
 from medvl_jobs.settings.run import RunSettings
@@ -201,6 +202,7 @@ class _Coordinator:
             log.error("the last lines of %s:\n%s", move.pod["metadata"]["name"], self.cluster.tail(move.pod).rstrip())
         if move.give_up:
             self.cluster.give_up(move.give_up, error.as_dict())
+        ended(self.templates.settings, self.storage, stage, error)
         self._tell(stage, f"failed: {error.what}", event="StageFailed")
         raise error
 

@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,7 @@ from medvl_jobs.errors import TryAgainError
 from medvl_jobs.pipeline import local
 from medvl_jobs.pipeline.pin import pin
 from medvl_jobs.pipeline.plan import Step, as_json, plan, show
+from medvl_jobs.pipeline.signs import ended
 from medvl_jobs.pipeline.stages import Stage, stages
 from medvl_jobs.settings.keys import StageKeys, stage_keys
 from medvl_jobs.settings.run import RunSettings
@@ -89,7 +91,7 @@ def _run(settings: RunSettings, storage: Storage, executor: Executor, dry_run: b
     if on_cluster:
         on_cluster.execute(steps, pinned, storage)
     else:
-        seconds = _execute_here(steps, pinned)
+        seconds = _execute_here(steps, pinned, storage)
     latest = {"key": keys.report, "report": layout.report_file(pinned.name, keys.report, "index.html")}
     storage.write_bytes(layout.latest(pinned.name), (json.dumps(latest, indent=2) + "\n").encode())
     if seconds:
@@ -97,12 +99,12 @@ def _run(settings: RunSettings, storage: Storage, executor: Executor, dry_run: b
     return latest["report"]
 
 
-def _execute_here(steps: tuple[Step, ...], pinned: RunSettings) -> dict[str, float]:
+def _execute_here(steps: tuple[Step, ...], pinned: RunSettings, storage: Storage) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="medvl-run-") as folder:
         path = Path(folder) / "run.yaml"
         here = pinned.model_copy(update={"prep": pinned.prep.model_copy(update={"indexes": 1})})  # no pods on a laptop
         path.write_text(_as_yaml(here), encoding="utf-8")
-        return local.execute(steps, path)
+        return local.execute(steps, path, partial(ended, pinned, storage))
 
 
 def _as_yaml(settings: RunSettings) -> str:
@@ -115,3 +117,5 @@ def _record(storage: Storage, pinned: RunSettings, keys: StageKeys, steps: tuple
     storage.write_bytes(f"{prefix}/{layout.RUN_FILE}", _as_yaml(pinned).encode(), if_absent=True)
     graph = json.dumps(as_json(steps), indent=2) + "\n"
     storage.write_bytes(f"{prefix}/{layout.PLAN}", graph.encode(), if_absent=True)
+    pointer = json.dumps({"key": keys.report}, indent=2) + "\n"
+    storage.write_bytes(layout.current(pinned.name), pointer.encode())

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.errors import PreemptedError, error_class
+from medvl_jobs.errors import MedvlError, PreemptedError, error_class
 from medvl_jobs.pipeline.plan import Step
+from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.processes import die_with_parent, shell_code
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,13 @@ MEDVL = [sys.executable, "-m", "medvl_jobs"]
 """``medvl`` of this very environment, wherever the shell's path may lead."""
 
 
-def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
+def execute(
+    steps: Sequence[Step], config: Path, ended: Callable[[Stage, MedvlError], None] = lambda stage, error: None
+) -> dict[str, float]:
     """Run what is to be run, one stage after the other; returns the seconds of each.
 
-    Raises the error class that fits the exit code of a stage that fails, after which nothing more is started.
+    Raises the error class that fits the exit code of a stage that fails, after which nothing more is started; ``ended``
+    is told before.
     """
     seconds = {}
     for step in steps:
@@ -36,11 +40,13 @@ def execute(steps: Sequence[Step], config: Path) -> dict[str, float]:
         code = _run([*MEDVL, *step.stage.words, "--config", str(config)])
         seconds[step.stage.name] = time.monotonic() - started
         if code != 0:
-            raise error_class(code)(
+            error = error_class(code)(
                 f"the stage {step.stage.name} ended with exit code {code}",
                 where=step.stage.prefix,
                 remedy="its own message is above; what is finished is kept: mend it, start the same command again",
             )
+            ended(step.stage, error)
+            raise error
         log.info("%s: done in %.1f s", step.stage.name, seconds[step.stage.name])
     return seconds
 

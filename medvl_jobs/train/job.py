@@ -13,6 +13,7 @@ import transformers
 from transformers import TrainerCallback
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.live import Progress, untold
 from medvl_jobs.contracts.manifest import Manifest, Provenance
 from medvl_jobs.errors import PreemptedError, TryAgainError
 from medvl_jobs.model.versions import OF_AN_ADAPTER
@@ -30,7 +31,7 @@ from medvl_jobs.train.data import TrainingExamples
 from medvl_jobs.train.failures import in_our_words
 from medvl_jobs.train.lora import trainable_parameters
 from medvl_jobs.train.preflight.checks import Preflight
-from medvl_jobs.train.reporters import TensorBoard, reporters
+from medvl_jobs.train.reporters import TensorBoard, Told, reporters
 from medvl_jobs.train.start import Start, start
 from medvl_jobs.train.tracking import LogLines, Work, training_lines
 from medvl_jobs.train.trainer import AnswerTrainer, BadStep
@@ -41,7 +42,7 @@ from medvl_jobs.train.zero import adapter_weights
 log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
+def run(settings: RunSettings, storage: Storage, keys: StageKeys, progress: Progress = untold) -> Manifest:
     """Train the adapter of ``keys.adapter``, from the newest checkpoint if there is one.
 
     Raises `PreemptedError` after SIGTERM, with a checkpoint in the store, and what the loaders raise.
@@ -67,7 +68,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> Manifest:
         )
         text = settings.model_dump_json(indent=2, include={"model", "prompt", "train"})
         board = TensorBoard(storage, keys.adapter, scratch / "tensorboard", text)
-        watchers = [*([board] if "tensorboard" in settings.train.report_to else []), *servers]
+        watchers = [Told(progress), *([board] if "tensorboard" in settings.train.report_to else []), *servers]
         fit(trainer, settings, checkpoint_store(settings, storage, keys, started), watchers, scratch)
         weights = adapter_weights(trainer.model) if trainer.is_deepspeed_enabled else None  # all processes gather it
         if trainer.is_world_process_zero():

@@ -1,4 +1,4 @@
-"""Where log lines go beside stdout: TensorBoard's files in the store, or a tracking server.
+"""Where log lines go beside stdout: the run's live status, TensorBoard's files in the store, a tracking server.
 
 All of these callbacks come after `LogLines`, which completes a line. The Trainer puts those of its own ``report_to``
 before any that it is given, and they would see its four fields only: so that stays empty, and `reporters` makes them.
@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import get_reporting_integration_callbacks
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.live import Progress
 from medvl_jobs.errors import MedvlError, SettingsError
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import Publication
@@ -43,6 +44,35 @@ def reporters(names: Sequence[str]) -> list[TrainerCallback]:
             )
     servers = [name for name in names if name != "tensorboard"]
     return [kind() for kind in get_reporting_integration_callbacks(servers)]
+
+
+class Told(TrainerCallback):
+    """Every step, and the loss of every log line, to a `Progress`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell where this attempt begins."""
+        self.progress(state.global_step, state.max_steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """One step more."""
+        self.progress(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """What `LogLines` has made of it."""
+        if logs:
+            self.progress(state.global_step, state.max_steps, loss=logs.get("loss"))
 
 
 class TensorBoard(TrainerCallback):

@@ -118,13 +118,15 @@ def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPa
 def test_the_command_line_stays_small() -> None:
     """A new knob is a setting. Whoever adds an option here says why in docs/decisions."""
     text = cli.parser().format_help()
-    for command in ("sample", "run", "prep", "model", "plan", "train", "eval", "report", "collect"):
-        assert command in text
+    commands = "sample run prep model plan train export eval report compare collect chat status logs"
+    for command in commands.split():
+        assert f"    {command} " in text
     options: set[str] = set()
     for action in cli.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         options |= {option for each in action._actions for option in each.option_strings}
     known = {"--help", "--config", "--out", "--rows", "--seed", "--variant", "--dry-run", "--check", "--workers"}
-    assert options == {"-h", "--executor", *known}
+    looking = {"--json", "--watch", "--follow"}
+    assert options == {"-h", "--executor", *known, *looking}
 
 
 LIGHT = (
