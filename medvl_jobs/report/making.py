@@ -18,14 +18,26 @@ _GREEDY = {"temperature": (0, None), "do_sample": (False, None)}
 
 def about_making(evidence: Evidence, frame: Frame) -> Found:
     """Names and texts."""
-    yield from _about_adapter(evidence, frame)
+    yield from _about_runs(evidence) if frame.kind == "runs" else _about_adapter(evidence)
     yield from _about_engines(evidence)
     yield from _about_code(evidence)
 
 
-def _about_adapter(evidence: Evidence, frame: Frame) -> Found:
-    if frame.kind == "runs":
-        return
+def _differing(first: dict[str, Any] | None, second: dict[str, Any] | None) -> str:
+    """The settings of the prompt that differ; empty where none does, or one of the two is not known."""
+    first, second = first or {}, second or {}
+    names = sorted({*first, *second}) if first and second else []
+    return ", ".join(f"prompt.{name}" for name in names if first.get(name) != second.get(name))
+
+
+def _about_runs(evidence: Evidence) -> Found:
+    """What makes two runs another comparison than that of their adapters."""
+    first, second = (evidence.answers[side].manifest.settings for side in (Variant.BASE, Variant.TUNED))
+    if changed := _differing(first.get("prompt"), second.get("prompt")):
+        yield "different prompts", f"The two runs were asked with different prompts ({changed} differs)."
+
+
+def _about_adapter(evidence: Evidence) -> Found:
     tuned = evidence.answers[Variant.TUNED].manifest.settings
     if tuned.get("eval", {}).get("adapter"):
         given = "The adapter was given, not trained by this run"
@@ -34,14 +46,9 @@ def _about_adapter(evidence: Evidence, frame: Frame) -> Found:
             yield "prompt unknown", "With which question the adapter was trained is not known either."
     if evidence.training is None:
         return
-    trained, asked = evidence.training.manifest.settings.get("prompt"), tuned.get("prompt")
-    if (
-        trained
-        and asked
-        and (changed := sorted(key for key in {*trained, *asked} if trained.get(key) != asked.get(key)))
-    ):
-        what = ", ".join(f"prompt.{key}" for key in changed)
-        yield "another prompt", f"The adapter was trained with another prompt than it was asked with ({what} differs)."
+    if changed := _differing(evidence.training.manifest.settings.get("prompt"), tuned.get("prompt")):
+        asked = f"The adapter was trained with another prompt than it was asked with ({changed} differs)"
+        yield "another prompt", f"{asked}: it may do better with its own."
 
 
 def _about_engines(evidence: Evidence) -> Found:
