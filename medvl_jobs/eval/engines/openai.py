@@ -18,10 +18,10 @@ from medvl_jobs.eval.engines.base import Answer
 from medvl_jobs.eval.engines.in_process import UNREADABLE
 from medvl_jobs.eval.server import canary
 from medvl_jobs.eval.server.client import ChatClient, RefusedError
-from medvl_jobs.eval.server.images import data_uri
 from medvl_jobs.eval.server.start import start_vllm
 from medvl_jobs.model.checkpoint import load_processor
 from medvl_jobs.model.prompts import PromptRenderer, decode_image
+from medvl_jobs.model.request import messages
 from medvl_jobs.settings.run import RunSettings
 
 log = logging.getLogger(__name__)
@@ -103,12 +103,9 @@ class OpenAIEngine:
             return Answer("", 0, "failed", f"the server refuses: {error}")
 
     def _body(self, image: bytes, more: Mapping[str, Any]) -> dict[str, Any]:
-        """A chat completion's request, as the in-process engine would render it: image first, then the question."""
-        system = self.settings.prompt.system
-        picture = {"type": "image_url", "image_url": {"url": data_uri(image, self.renderer.processor.image_processor)}}
-        user = {"role": "user", "content": [picture, {"type": "text", "text": self.question}]}
-        messages = [{"role": "system", "content": system}, user] if system else [user]
-        return {"model": self.name, "messages": messages, "temperature": 0, **more}
+        """A chat completion's request."""
+        asked = messages(image, self.question, self.settings.prompt.system, self.renderer.processor.image_processor)
+        return {"model": self.name, "messages": asked, "temperature": 0, **more}
 
 
 def _read(reply: Mapping[str, Any]) -> Answer:

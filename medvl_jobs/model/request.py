@@ -1,4 +1,4 @@
-"""An image in the form in which a server can only see what this process would."""
+"""What an OpenAI-compatible server is asked, in a form in which it can only see what this process would."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from medvl_jobs.model.prompts import decode_image
 
 _PLAIN = {"PNG": "image/png", "JPEG": "image/jpeg"}
+
+
+def messages(image: bytes, question: str, system: str | None, image_processor: Any) -> list[dict[str, Any]]:
+    """Of a chat completion: as `prompts.PromptRenderer` renders it, image first, then the question.
+
+    Raises what `data_uri` raises.
+    """
+    picture = {"type": "image_url", "image_url": {"url": data_uri(image, image_processor)}}
+    user = {"role": "user", "content": [picture, {"type": "text", "text": question}]}
+    return [{"role": "system", "content": system}, user] if system else [user]
 
 
 def data_uri(encoded: bytes, image_processor: Any) -> str:

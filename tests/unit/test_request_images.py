@@ -10,9 +10,9 @@ import tiny_model
 import torch
 from PIL import Image
 
-from medvl_jobs.eval.server.images import data_uri
 from medvl_jobs.model.checkpoint import ImageTextProcessor, load_processor
 from medvl_jobs.model.prompts import decode_image
+from medvl_jobs.model.request import data_uri
 
 WIDE = tiny_model.MODEL.model_copy(update={"min_pixels": 128 * 128, "max_pixels": 256 * 256})
 
