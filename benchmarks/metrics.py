@@ -169,9 +169,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument(
-        "--force", action="store_true", help="one attempt, and the ratios although the machine was busy"
-    )
+    parser.add_argument("--force", action="store_true", help="give the ratios although the machine was busy")
     parser.add_argument("--work", type=Path, default=Path(".demo/bench"), help="folder for all that is made and kept")
     return parser.parse_args()
 
