@@ -29,8 +29,8 @@ class Server:
     """Each spoils one request for an answer, the first one first; none as its reply leaves it alone."""
     broken: Callable[[bytes], Reply | None] = lambda image: None
     """Spoils every request about an image."""
-    more: dict[str, Any] = field(default_factory=dict)
-    """Added to the first choice."""
+    complete: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda body: None
+    """The whole chat completion for a request; none for one of ``say``."""
     seconds: float = 0.0
     """What an answer takes."""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +69,18 @@ def answer(text: str, finish: str | None = "stop", tokens: int = 4, **more: Any)
     return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": tokens}}
 
 
+def streamed(completion: dict[str, Any]) -> Reply:
+    """A chat completion in pieces, a word each, as server-sent events."""
+    (choice,) = completion["choices"]
+    words = choice["message"]["content"].split(" ")
+    deltas = [{"content": word if not number else f" {word}"} for number, word in enumerate(words)]
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+    chunks.append({"choices": [], "usage": completion["usage"]})
+    lines = [*(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks), "data: [DONE]\n\n"]
+    return 200, {"Content-Type": "text/event-stream"}, "".join(lines).encode()
+
+
 class _Handler(BaseHTTPRequestHandler):
     behaves: Server
 
@@ -77,7 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None: ...
 
     def do_GET(self) -> None:
-        if self.behaves.key and self.headers.get("Authorization") != f"Bearer {self.behaves.key}":
+        if self.path == "/health":
+            self.send(reply(200, b""))
+        elif self.behaves.key and self.headers.get("Authorization") != f"Bearer {self.behaves.key}":
             self.send(error(401, f"Incorrect API key provided: {self.headers.get('Authorization')}"))
         elif self.path == "/v1/models" and self.behaves.models is not None:
             self.send(reply(200, {"object": "list", "data": [{"id": name} for name in self.behaves.models]}))
@@ -107,9 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         if body["model"] not in (self.behaves.models or [body["model"]]):
             return error(404, f"The model `{body['model']}` does not exist.")
         image = picture(body)[1]
-        return self.behaves.broken(image) or reply(
-            200, answer(self.behaves.say(body["model"], image), **self.behaves.more)
-        )
+        said = self.behaves.complete(body) or answer(self.behaves.say(body["model"], image))
+        return self.behaves.broken(image) or (streamed(said) if body.get("stream") else reply(200, said))
 
     def send(self, given: Reply) -> None:
         status, headers, data = given
@@ -124,10 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running(**what: Any) -> Iterator[Server]:
-    """Serve until the block ends; ``url`` ends in ``/v1``."""
+def running(port: int = 0, **what: Any) -> Iterator[Server]:
+    """Serve until the block ends, on any free port as it is; ``url`` ends in ``/v1``."""
     server = Server(**what)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"behaves": server}))
+    http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"behaves": server}))
     http.daemon_threads = True
     server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
