@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,11 @@ from peft import LoraConfig, get_peft_model
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.eval.engines.base import Answer
-from medvl_jobs.eval.engines.in_process import InProcessEngine
+from medvl_jobs.eval.engines.decoding import CHUNK, RollingBatch, likeliest
+from medvl_jobs.eval.engines.in_process import AHEAD, InProcessEngine
 from medvl_jobs.eval.questions import grey_picture
-from medvl_jobs.model.prompts import Encoded
+from medvl_jobs.model.collate import prompt_batch
+from medvl_jobs.model.prompts import Encoded, decode_image
 from medvl_jobs.settings.eval import EvalSettings
 from medvl_jobs.settings.run import RunSettings
 
@@ -63,7 +64,7 @@ def test_answers_do_not_depend_on_the_batch(adapter: Path, images: list[bytes], 
     assert answers(together, images) == alone
     assert together.steps == 1
     assert answers(together, images[::-1]) == alone[::-1]
-    assert answers(engine(used, batch_tokens=900), images) == alone
+    assert answers(engine(used, batch_tokens=900, batch_size=3), images) == alone
 
 
 def test_the_adapter_and_the_question_are_heard(adapter: Path, images: list[bytes]) -> None:
@@ -72,20 +73,64 @@ def test_the_adapter_and_the_question_are_heard(adapter: Path, images: list[byte
     assert answers(engine(question="Answer in one word: CT or MR?"), images) != base
 
 
-def test_a_batch_keeps_to_the_budget_of_tokens(images: list[bytes]) -> None:
-    made = engine(batch_tokens=900)
-    seen: list[int] = []
-    generate = made._generate
+def test_a_batch_keeps_to_the_budget_of_tokens(images: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    join = RollingBatch.join
 
-    def watched(examples: list[Encoded]) -> list[Answer]:
-        seen.append(len(examples) * (max(map(len, examples)) + NEW_TOKENS))
-        return generate(examples)
+    def watched(batch: RollingBatch, numbers: Sequence[int], examples: Sequence[Encoded]) -> None:
+        join(batch, numbers, examples)
+        seen.append((len(batch), len(batch) * batch.width()))
 
-    made._generate = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(RollingBatch, "join", watched)
+    made = engine(batch_tokens=900, batch_size=3)
     answers(made, images)
-    assert max(seen) <= 900
-    assert len(seen) == made.steps
-    assert math.ceil(sum(seen) / 900) <= len(seen) < len(images)
+    assert max(tokens for _, tokens in seen) <= 900
+    assert max(size for size, _ in seen) == 3
+    assert len(seen) == made.steps < len(images)
+
+
+def test_answers_join_while_others_are_written(images: list[bytes]) -> None:
+    """The others have nothing of it: neither of the wider cache nor of another place in the batch."""
+    made = engine()
+    alone = answers(engine(batch_size=1), images)
+    encoded = [made.renderer.encode(decode_image(image)) for image in images]
+    batch = RollingBatch(
+        made.model,
+        pad_token_id=made.renderer.tokenizer.pad_token_id,
+        end_token_ids=made.end_token_ids,
+        merge_size=made.renderer.merge_size,
+        limit=NEW_TOKENS,
+    )
+    finished = []
+    for number in (5, 4, 0, 7, 2, 1, 6, 3):  # short before long and long before short
+        batch.join([number], [encoded[number]])
+        for _ in range(3):
+            finished += batch.step()
+    assert len(batch) > 1
+    while batch:
+        finished += batch.step()
+    assert sorted(written.number for written in finished) == list(range(len(images)))
+    assert [made._read(written) for written in sorted(finished, key=lambda w: w.number)] == alone
+
+
+def test_it_writes_what_transformers_writes(adapter: Path, images: list[bytes]) -> None:
+    made = engine(adapter)
+    for image, answer in zip(images, answers(made, images), strict=True):
+        batch = prompt_batch([made.renderer.encode(decode_image(image))], made.renderer.tokenizer.pad_token_id)
+        ids = made.model.generate(
+            **batch, max_new_tokens=NEW_TOKENS, do_sample=False, temperature=None, top_p=None, top_k=None
+        )[0, batch["input_ids"].shape[1] :]
+        assert made.renderer.decode(ids) == answer.text
+
+
+def test_the_likeliest_word_is_found_in_pieces() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 2 * CHUNK + 100, bias=False)
+    hidden = torch.randn(5, 16)
+    with torch.inference_mode():
+        assert torch.equal(likeliest(head, hidden), head(hidden).argmax(-1))
+        head.weight.zero_()
+        assert not likeliest(head, hidden).any(), "the first of equals"
 
 
 def test_one_longer_than_the_budget_goes_alone(images: list[bytes]) -> None:
@@ -105,33 +150,22 @@ def test_an_image_that_cannot_be_read_fails_alone(images: list[bytes], broken: b
     assert [found[0], found[2]] == answers(engine(), images[:2])
 
 
-class Small(InProcessEngine):
-    """On a GPU whose memory holds two examples, or none."""
+def test_too_little_memory_is_told_in_our_words(images: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*words: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    holds = 2
-
-    def _generate(self, examples: list[Encoded]) -> list[Answer]:
-        if len(examples) > self.holds:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super()._generate(examples)
-
-
-def test_too_little_memory_halves_the_batch(images: list[bytes]) -> None:
-    settings = RunSettings(model=tiny_model.MODEL, eval=EvalSettings(max_new_tokens=4))
-    made = Small(settings, None, QUESTION)
-    assert answers(made, images[:5]) == answers(InProcessEngine(settings, None, QUESTION), images[:5])
-    made.holds = 0
-    with pytest.raises(SettingsError, match="does not hold one example"):
-        answers(made, images[:1])
+    monkeypatch.setattr(RollingBatch, "join", full)
+    with pytest.raises(SettingsError, match="ran out with 2 examples at a time: CUDA"):
+        answers(engine(batch_size=2), images)
 
 
 def test_images_are_read_as_they_are_needed(images: list[bytes]) -> None:
     taken: list[int] = []
 
     def watched() -> Iterator[bytes]:
-        for number, image in enumerate(images):
+        for number, image in enumerate(10 * images):
             taken.append(number)
             yield image
 
     next(engine(batch_size=2).answers(watched()))
-    assert len(taken) <= 5  # this batch, the next one, and the image that did not fit
+    assert len(taken) <= 2 + 1 + AHEAD

@@ -1,42 +1,32 @@
-"""Answers from transformers' ``generate`` in this process."""
+"""Answers from transformers' model in this process."""
 
 from __future__ import annotations
 
-import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from PIL import Image
 
-from medvl_jobs.errors import SettingsError
+from medvl_jobs.errors import SchemaMismatchError, SettingsError
 from medvl_jobs.eval.engines.base import Answer
+from medvl_jobs.eval.engines.decoding import RollingBatch, Written
 from medvl_jobs.model.adapters import attach_adapter
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
-from medvl_jobs.model.collate import prompt_batch
 from medvl_jobs.model.prompts import Encoded, PromptRenderer, decode_image
 from medvl_jobs.settings.run import RunSettings
-
-log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow and the image processor raise for bytes that are no image, or one that is too long and thin."""
-
-
-@dataclass
-class Batch:
-    """Examples that are answered together, and those met on the way that cannot be."""
-
-    numbers: list[int] = field(default_factory=list)
-    examples: list[Encoded] = field(default_factory=list)
-    failed: list[tuple[int, Answer]] = field(default_factory=list)
-    longest: int = 0
-    """Tokens of the longest prompt."""
+AHEAD = 16
+"""Images that a thread decodes while the model answers others."""
+REFILL = 4
+"""One in so many of a full batch has left before others join: all wait while prompts are read."""
 
 
 class InProcessEngine:
@@ -51,88 +41,75 @@ class InProcessEngine:
         self.settings = settings.eval
         started = time.monotonic()
         self.renderer = PromptRenderer(load_processor(settings.model), settings.prompt, question)
-        model = load_model(settings.model, best_device())
+        self.model = load_model(settings.model, best_device())
         self.load_seconds = time.monotonic() - started
-        self.model = attach_adapter(model, adapter) if adapter else model
+        # It is put into the model itself; what PEFT returns wraps that, and does more for adapters of prompts only.
+        if adapter and attach_adapter(self.model, adapter).active_peft_config.is_prompt_learning:
+            what = "the adapter is of virtual tokens, and no LoRA"
+            raise SchemaMismatchError(what, where=str(adapter), remedy="evaluate an adapter of weights")
         self.preparation_seconds = time.monotonic() - started - self.load_seconds
         self.steps = 0
-        self.pad_token_id: int = self.renderer.tokenizer.pad_token_id
-        ends = model.generation_config.eos_token_id
+        ends = self.model.generation_config.eos_token_id
         self.end_token_ids = set(ends if isinstance(ends, list) else [ends])
 
     def answers(self, images: Iterable[bytes]) -> Iterator[tuple[int, Answer]]:
-        """See `Engine.answers`; a batch's images are decoded while the one before is answered."""
-        for batch in _ahead(self._batches(images)):
-            yield from batch.failed
-            yield from zip(batch.numbers, self._answer(batch.examples), strict=True)
+        """See `Engine.answers`. Raises `SettingsError` when the GPU's memory runs out."""
+        batch = RollingBatch(
+            self.model,
+            pad_token_id=self.renderer.tokenizer.pad_token_id,
+            end_token_ids=self.end_token_ids,
+            merge_size=self.renderer.merge_size,
+            limit=self.settings.max_new_tokens,
+        )
+        coming = _ahead(self._encoded(images))
+        waiting, full = next(coming, None), 0
+        while batch or waiting:
+            joining: dict[int, Encoded] = {}
+            while waiting and len(batch) * REFILL <= full * (REFILL - 1):
+                number, example = waiting
+                if isinstance(example, Answer):
+                    yield number, example
+                elif self._fits(batch, [*joining.values(), example]):
+                    joining[number] = example
+                else:
+                    break
+                waiting = next(coming, None)
+            try:
+                if joining:
+                    batch.join(list(joining), list(joining.values()))
+                    self.steps, full = self.steps + 1, len(batch)
+                finished = batch.step()
+            except torch.OutOfMemoryError as error:
+                what = f"the GPU's memory ran out with {len(batch) or len(joining)} examples at a time: {error}"
+                raise SettingsError(what, where="eval.batch_tokens", remedy="lower eval.batch_tokens") from error
+            yield from ((written.number, self._read(written)) for written in finished)
 
     def close(self) -> None:
         """Let the weights go."""
         del self.model
 
-    def _batches(self, images: Iterable[bytes]) -> Iterator[Batch]:
-        """Neighbours together, up to ``eval.batch_size`` and ``eval.batch_tokens``; one alone may be longer."""
-        batch = Batch()
+    def _encoded(self, images: Iterable[bytes]) -> Iterator[tuple[int, Encoded | Answer]]:
         for number, image in enumerate(images):
             try:
-                example = self.renderer.encode(decode_image(image))
+                yield number, self.renderer.encode(decode_image(image))
             except UNREADABLE as error:
-                batch.failed.append((number, Answer("", 0, "failed", f"the image cannot be read: {error}")))
-                continue
-            if batch.examples and not self._fits(len(batch.examples) + 1, max(batch.longest, len(example))):
-                yield batch
-                batch = Batch()
-            batch.numbers.append(number)
-            batch.examples.append(example)
-            batch.longest = max(batch.longest, len(example))
-        yield batch
+                yield number, Answer("", 0, "failed", f"the image cannot be read: {error}")
 
-    def _fits(self, size: int, longest: int) -> bool:
-        limit = self.settings.batch_tokens
-        tokens = size * (longest + self.settings.max_new_tokens)
-        return size <= self.settings.batch_size and (limit is None or tokens <= limit)
+    def _fits(self, batch: RollingBatch, joining: list[Encoded]) -> bool:
+        """Whether ``eval.batch_size`` and ``eval.batch_tokens`` are kept; one that is alone may be longer."""
+        size, limit = len(batch) + len(joining), self.settings.batch_tokens
+        tokens = size * batch.width(max(map(len, joining)))
+        return size == 1 or (size <= self.settings.batch_size and (limit is None or tokens <= limit))
 
-    def _answer(self, examples: list[Encoded]) -> list[Answer]:
-        """One padded batch; in halves where the GPU's memory does not hold it."""
-        if not examples:
-            return []
-        self.steps += 1
-        try:
-            return self._generate(examples)
-        except torch.OutOfMemoryError as error:
-            if len(examples) == 1:
-                what = f"the GPU's memory does not hold one example of {len(examples[0])} tokens: {error}"
-                raise SettingsError(what, remedy="lower model.max_pixels or eval.max_new_tokens") from error
-            log.warning("the GPU's memory ran out with %d examples; lower eval.batch_tokens", len(examples))
-        torch.cuda.empty_cache()
-        half = len(examples) // 2
-        return self._answer(examples[:half]) + self._answer(examples[half:])
-
-    @torch.inference_mode()
-    def _generate(self, examples: list[Encoded]) -> list[Answer]:
-        batch = {name: value.to(self.model.device) for name, value in prompt_batch(examples, self.pad_token_id).items()}
-        # The checkpoint's own generation_config samples; None takes its sampling settings out of the way.
-        outputs = self.model.generate(
-            **batch,
-            max_new_tokens=self.settings.max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=self.pad_token_id,
-        )
-        return [self._read(tokens) for tokens in outputs[:, batch["input_ids"].shape[1] :].cpu()]
-
-    def _read(self, tokens: torch.Tensor) -> Answer:
-        ends = [position for position, token in enumerate(tokens.tolist()) if token in self.end_token_ids]
-        length = ends[0] if ends else len(tokens)
-        return Answer(self.renderer.decode(tokens[:length]), length, "stop" if ends else "length")
+    def _read(self, written: Written) -> Answer:
+        text = self.renderer.decode(torch.tensor(written.ids, dtype=torch.long))
+        return Answer(text, len(written.ids), "stop" if written.ended else "length")
 
 
 def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Each item, while a thread makes the next one."""
+    """The same items, up to `AHEAD` of them made by a thread before they are asked for."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
+        coming = deque(pool.submit(next, items, None) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, items, None))
             yield item

@@ -1,0 +1,147 @@
+"""Greedy decoding in a batch that answers leave when they end, and others join.
+
+transformers' ``generate`` holds a batch together until its longest answer has ended, and makes all logits of a step at
+once. B: answers under way. T: width of the cache, left-padded. V: vocabulary. D: width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.functional import linear, pad
+from transformers import DynamicCache, PreTrainedModel
+
+from medvl_jobs.model.collate import prompt_batch, rope_positions
+from medvl_jobs.model.prompts import Encoded
+
+CHUNK = 8192
+"""Words whose logits a CPU makes at once: they stay in its cache, and nothing of 39 MB is allocated in every step."""
+
+
+@dataclass
+class Written:
+    """One answer under way."""
+
+    number: int
+    """Whose it is, to the caller."""
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    """By itself, and not by the limit. The end's own token is not among ``ids``."""
+
+
+class RollingBatch:
+    """Answers under way: `join` begins some, `step` writes one token of each and returns those that are finished."""
+
+    def __init__(
+        self, model: PreTrainedModel, *, pad_token_id: int, end_token_ids: set[int], merge_size: int, limit: int
+    ) -> None:
+        """``limit``: tokens of an answer at most. ``merge_size``: patches of each side that make one token."""
+        self.model, self.end_token_ids, self.limit = model, end_token_ids, limit
+        self.pad_token_id, self.merge_size = pad_token_id, merge_size
+        self.answers: list[Written] = []
+        self._cache = DynamicCache(config=model.config)
+        self._mask_BT = self._next_B = self._position_B = torch.empty(0, dtype=torch.long, device=model.device)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def width(self, prompt: int = 0) -> int:
+        """Tokens in a row of the cache, with all that may be written, when a prompt of so many joins."""
+        return max(self._mask_BT.shape[-1] if self.answers else 0, prompt) + self.limit
+
+    @torch.inference_mode()
+    def join(self, numbers: Sequence[int], examples: Sequence[Encoded]) -> None:
+        """Read the prompts of ``examples``; the first token of each answer comes with the next `step`."""
+        batch = prompt_batch(examples, self.pad_token_id)
+        length = batch["input_ids"].shape[1]
+        rope = [rope_positions(example, self.merge_size) for example in examples]
+        positions_3BL = torch.stack([pad(each, (length - each.shape[1], 0)) for each in rope], dim=1)
+        del batch["mm_token_type_ids"]  # it is what positions are made from
+        batch = {name: value.to(self.model.device) for name, value in batch.items()}
+        cache = DynamicCache(config=self.model.config)
+        next_B = self._forward(cache, position_ids=positions_3BL.to(self.model.device), **batch)
+        position_B = torch.tensor([int(each.max()) + 1 for each in rope], device=self.model.device)
+        mask_BT = batch["attention_mask"]
+        if self.answers:
+            cache, mask_BT = _merged((self._cache, self._mask_BT), (cache, mask_BT))
+            next_B, position_B = torch.cat([self._next_B, next_B]), torch.cat([self._position_B, position_B])
+        self._cache, self._mask_BT, self._next_B, self._position_B = cache, mask_BT, next_B, position_B
+        self.answers += [Written(number) for number in numbers]
+
+    @torch.inference_mode()
+    def step(self) -> list[Written]:
+        """Write a token of every answer; those that are finished leave the batch."""
+        for answer, token in zip(self.answers, self._next_B.tolist(), strict=True):
+            answer.ended = token in self.end_token_ids
+            if not answer.ended:
+                answer.ids.append(token)
+        going = [not (answer.ended or len(answer.ids) >= self.limit) for answer in self.answers]
+        finished = [answer for answer, on in zip(self.answers, going, strict=True) if not on]
+        if finished:
+            self._keep([row for row, on in enumerate(going) if on])
+        if self.answers:
+            self._mask_BT = pad(self._mask_BT, (0, 1), value=1)
+            self._next_B = self._forward(
+                self._cache,
+                input_ids=self._next_B[:, None],
+                attention_mask=self._mask_BT,
+                position_ids=self._position_B[None, :, None].expand(3, -1, -1),
+            )
+            self._position_B = self._position_B + 1
+        return finished
+
+    def _forward(self, cache: DynamicCache, **batch: torch.Tensor) -> torch.Tensor:
+        """The likeliest next token of each row [B]."""
+        hidden_BLD = self.model.model(**batch, past_key_values=cache, use_cache=True).last_hidden_state
+        return likeliest(self.model.lm_head, hidden_BLD[:, -1])
+
+    def _keep(self, rows: list[int]) -> None:
+        """Drop all other rows, and the padding that only they were wide enough for."""
+        self.answers = [self.answers[row] for row in rows]
+        if not rows:
+            self._cache = DynamicCache(config=self.model.config)
+            return
+        kept = torch.tensor(rows, device=self.model.device)
+        mask_BT = self._mask_BT[kept]
+        padding = int(mask_BT.argmax(1).min())
+        self._mask_BT = mask_BT[:, padding:]
+        self._next_B, self._position_B = self._next_B[kept], self._position_B[kept]
+        _change(self._cache, lambda part: part[kept, :, padding:])
+
+
+def likeliest(head: nn.Module, hidden_BD: torch.Tensor) -> torch.Tensor:
+    """The word of the largest logit [B], the first of equals; the same as of all logits [B, V] at once."""
+    if hidden_BD.is_cuda or type(head) is not nn.Linear or head.bias is not None:
+        logits_BV: torch.Tensor = head(hidden_BD)
+        return logits_BV.argmax(-1)
+    best_B, word_B = linear(hidden_BD, head.weight[:CHUNK]).max(-1)
+    for start in range(CHUNK, head.out_features, CHUNK):
+        value_B, place_B = linear(hidden_BD, head.weight[start : start + CHUNK]).max(-1)
+        better_B = value_B > best_B
+        best_B, word_B = torch.where(better_B, value_B, best_B), torch.where(better_B, place_B + start, word_B)
+    return word_B
+
+
+def _change(cache: DynamicCache, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    for layer in cache.layers:
+        layer.keys, layer.values = change(layer.keys), change(layer.values)
+
+
+def _merged(
+    one: tuple[DynamicCache, torch.Tensor], other: tuple[DynamicCache, torch.Tensor]
+) -> tuple[DynamicCache, torch.Tensor]:
+    """Cache and mask of both, one's rows first, each padded on the left to the wider."""
+    width = max(one[1].shape[1], other[1].shape[1])
+    caches, masks = zip(*(_widened(*each, width) for each in (one, other)), strict=True)
+    for layer, more in zip(caches[0].layers, caches[1].layers, strict=True):
+        layer.keys, layer.values = torch.cat([layer.keys, more.keys]), torch.cat([layer.values, more.values])
+    return caches[0], torch.cat(masks)
+
+
+def _widened(cache: DynamicCache, mask_BT: torch.Tensor, width: int) -> tuple[DynamicCache, torch.Tensor]:
+    gap = width - mask_BT.shape[1]
+    _change(cache, lambda part: pad(part, (0, 0, gap, 0)))
+    return cache, pad(mask_BT, (gap, 0))
