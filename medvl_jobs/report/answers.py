@@ -87,7 +87,10 @@ def _read_part(data: bytes, where: str) -> list[Prediction]:
 
 def read_totals(storage: Storage, key: str) -> dict[str, float | str]:
     """A flat JSON file of totals, without what is no finite number: ``report.json`` is JSON, which knows no NaN."""
-    totals = json.loads(storage.read_bytes(key))
+    try:
+        totals = dict(json.loads(storage.read_bytes(key)))
+    except (ValueError, TypeError) as error:
+        raise spoilt(f"this is not JSON: {error}", f"{storage.uri}/{key}") from error
     return {
         name: value
         for name, value in totals.items()
@@ -97,7 +100,7 @@ def read_totals(storage: Storage, key: str) -> dict[str, float | str]:
 
 def _read_scores(storage: Storage, key: str) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(key)))
+    table = _read_table(storage, key)
     columns = (table[name].to_pylist() for name in ("example_id", "metric", "value"))
     for example_id, metric, value in zip(*columns, strict=True):
         if value is None or not math.isfinite(value):
@@ -109,6 +112,13 @@ def _read_scores(storage: Storage, key: str) -> dict[str, dict[str, float]]:
     return scores
 
 
+def _read_table(storage: Storage, key: str) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(storage.read_bytes(key)))
+    except pa.ArrowInvalid as error:
+        raise spoilt(f"this is not parquet: {error}", f"{storage.uri}/{key}") from error
+
+
 def _read_claims(
     storage: Storage, prefix: str, manifest: Manifest, predictions: dict[str, Prediction]
 ) -> dict[str, tuple[Claim, ...]]:
@@ -116,7 +126,7 @@ def _read_claims(
         return {}
     key = f"{prefix}/{layout.CLAIMS}"
     claims: dict[str, list[Claim]] = {}
-    for row in pq.read_table(pa.BufferReader(storage.read_bytes(key))).to_pylist():
+    for row in _read_table(storage, key).to_pylist():
         example_id = row.pop("example_id")
         claim, answer = Claim(**row), predictions.get(example_id)
         if answer is None or not 0 <= claim.start < claim.end <= len(answer.predict):

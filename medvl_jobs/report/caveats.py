@@ -142,7 +142,7 @@ def _about_data(evidence: Evidence) -> Found:
         found = duplicates.get(kind, {})
         if found.get("policy") == "keep" and (across := found.get("across", 0)):
             kept = f"{quantity(across, f'{what} picture')} in both train and validation"
-            yield f"leak of {what} pictures", f"{kept} (prep.duplicates.{kind} is keep): the model was trained on them."
+            yield f"{kind} leak", f"{kept} (prep.duplicates.{kind} is keep): the model was trained on them."
     asked, whole = len(evidence.examples), evidence.validation_examples
     if asked < whole:
         yield "limited", f"Only {asked:,} of {whole:,} validation images are compared."

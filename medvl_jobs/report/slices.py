@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from medvl_jobs.page.words import quantity
 from medvl_jobs.report.inputs import Example
 
 MOST_PARTS = 8
@@ -53,7 +54,7 @@ def _by_length(examples: Sequence[Example]) -> Division:
     ends = sorted({int(end) for end in np.quantile(lengths, (1 / 3, 2 / 3), method="lower")} - {int(lengths.max())})
     starts = [int(lengths.min()), *(end + 1 for end in ends)]
     spans = zip(starts, [*ends, int(lengths.max())], strict=True)
-    names = [f"{start} to {end} words" if start < end else f"{start} words" for start, end in spans]
+    names = [f"{start} to {end} words" if start < end else quantity(start, "word") for start, end in spans]
     part = np.searchsorted(ends, lengths)
     return Division("length", tuple(names), {e.example_id: names[p] for e, p in zip(examples, part, strict=True)})
 
