@@ -116,10 +116,10 @@ def render(values: Json | Path, **options: Any) -> Rendered:
 
 
 def pod_templates(manifest: Json) -> Iterator[Json]:
-    """The pod templates of a Job or a PyTorchJob, and a Pod itself."""
+    """The pod templates of a Job, a Deployment or a PyTorchJob, and a Pod itself."""
     if manifest["kind"] == "Pod":
         yield manifest
-    elif manifest["kind"] == "Job":
+    elif manifest["kind"] in {"Job", "Deployment"}:
         yield manifest["spec"]["template"]
     elif manifest["kind"] == "PyTorchJob":
         yield from (replica["template"] for replica in manifest["spec"]["pytorchReplicaSpecs"].values())

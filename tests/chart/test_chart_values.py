@@ -13,6 +13,7 @@ from rendering import render as rendered
 
 VALUES = read_values((CHART / "values.yaml").read_text("utf-8"))
 STAGES = ("coordinator", "model", "prep", "train", "eval", "report")
+WITH_PODS = (*STAGES, "chat")
 POD_KEYS = [value.path[1] for value in VALUES if value.path[0] == "pods"]
 
 DIGEST = "sha256:" + "a" * 64
@@ -28,6 +29,7 @@ SECRET = {"storage": {"existingSecret": "s3"}}
 NETWORK = {"networkPolicy": {"enabled": True}}
 KUEUE = {"queue": {"kueue": {"enabled": True, "localQueue": "medvl"}}}
 RDMA = {"train": {"rdma": {"enabled": True}}}
+CHAT = {"chat": {"enabled": True}}
 
 ALTERNATIVES: dict[str, Any] = {
     "run": {"name": "other"},
@@ -108,6 +110,16 @@ ALTERNATIVES: dict[str, Any] = {
     **{f"{stage}.ttlSecondsAfterFinished": 300 for stage in STAGES if stage != "coordinator"},
     **{f"{stage}.terminationGracePeriodSeconds": 0 for stage in STAGES},
     **{f"{stage}.resources": {"requests": {"cpu": "7"}} for stage in STAGES},
+    "chat.enabled": True,
+    "chat.gpus": 0,
+    "chat.password.existingSecret": "other",
+    "chat.password.key": "other",
+    "chat.service.type": "NodePort",
+    "chat.service.port": 8080,
+    "chat.service.annotations": LABELS,
+    "chat.allowFrom": [{"podSelector": {}}],
+    "chat.terminationGracePeriodSeconds": 0,
+    "chat.resources": {"requests": {"cpu": "7"}},
     "networkPolicy.enabled": True,
     "networkPolicy.storage.cidrs": ["10.0.0.0/8"],
     "networkPolicy.storage.ports": [8333],
@@ -136,6 +148,10 @@ CONTEXTS: dict[str, Json] = {
     "train.rdma.ibHca": RDMA,
     "train.rdma.gidIndex": RDMA,
     "model.": PVC,
+    "chat.enabled": {},
+    "chat.password.": merged(CHAT, {"chat": {"password": {"existingSecret": "chat"}}}),
+    "chat.allowFrom": merged(CHAT, NETWORK),
+    "chat.": CHAT,
     "networkPolicy.storage.": NETWORK,
     "networkPolicy.apiServer.": NETWORK,
     "networkPolicy.extraEgress": NETWORK,
@@ -227,7 +243,7 @@ def test_terms_of_an_affinity_are_replaced() -> None:
 def test_every_stage_has_the_keys_of_every_pod_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     pods = schema["properties"]["pods"]["properties"]
-    for stage in STAGES:
+    for stage in WITH_PODS:
         found = schema["properties"][stage]
         properties = schema["definitions"]["stage"]["properties"] if "$ref" in found else found["properties"]
         assert pods.items() <= properties.items()
@@ -240,7 +256,7 @@ def test_the_schema_owns_what_the_values_have() -> None:
     def walk(values: Json, part: Json, path: str) -> None:
         part = schema["definitions"][part["$ref"].rsplit("/")[-1]] if "$ref" in part else part
         assert part["additionalProperties"] is False, path
-        extra = set(POD_KEYS) if path in STAGES else {"global"}
+        extra = set(POD_KEYS) if path in WITH_PODS else {"global"}
         assert part["properties"].keys() - extra == values.keys() - {"global"}, path
         for key, value in values.items():
             if isinstance(value, dict) and f"{path}.{key}".lstrip(".") not in {each.name for each in VALUES}:

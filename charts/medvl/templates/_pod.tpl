@@ -10,6 +10,7 @@ and may take
   restartPolicy     not in a PyTorchJob, which has its own
   model             load: /models is there, and filled; fill: it is to be filled
   gpus, rdma        a number, and the values of train.rdma
+  port              of a page that is served there, with /livez and /readyz
 */}}
 {{- define "medvl.podTemplate" -}}
 {{- $root := .root -}}
@@ -42,7 +43,7 @@ and may take
 {{- $fetch := dict "name" "model-cache" "image" "prep" "args" (list "model" "--config" "/etc/medvl/run.yaml")
   "env" $fillEnv "resources" (include "medvl.fetchResources" $values | fromYaml) -}}
 {{- $main := dict "name" (default "medvl" .container) "image" .image "args" .args "loads" $loads
-  "env" (concat $mainEnv (default list .env)) "resources" $pod.resources "devices" $devices "rdma" .rdma -}}
+  "env" (concat $mainEnv (default list .env)) "resources" $pod.resources "devices" $devices "rdma" .rdma "port" .port -}}
 metadata:
   labels:
     {{- merge $labels (default dict $pod.podLabels) (default dict $values.commonLabels) | toYaml | nindent 4 }}
@@ -127,6 +128,12 @@ env:
 {{- with .pod.extraEnvFrom }}
 envFrom:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .port }}
+ports: [{name: http, containerPort: {{ . }}}]
+startupProbe: {httpGet: {path: /livez, port: http}, periodSeconds: 5, failureThreshold: 60}
+livenessProbe: {httpGet: {path: /livez, port: http}, periodSeconds: 20, timeoutSeconds: 5, failureThreshold: 6}
+readinessProbe: {httpGet: {path: /readyz, port: http}, periodSeconds: 5, timeoutSeconds: 5}
 {{- end }}
 resources:
   {{- $resources := deepCopy (default dict .resources) }}
