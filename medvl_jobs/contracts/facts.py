@@ -14,6 +14,9 @@ PLANES = ("axial", "coronal", "sagittal")
 POSITIONS = tuple(f"{row}-{column}" for row in ("upper", "middle", "lower") for column in ("left", "center", "right"))
 """Cells of a 3 × 3 grid over the *image* (not the patient), row by row from the top left."""
 
+NORMAL = "normal"
+"""The finding of an image with none."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -38,7 +41,7 @@ class Facts:
     """Anatomical structures in view with the *patient's* side: ``left lung``, ``heart``."""
     region: Region | None = None
     finding: str | None = None
-    """``nodule``, ``no nodule``, …"""
+    """``nodule``, ``no nodule``, …, or `NORMAL`."""
 
     def to_json(self) -> str:
         """Canonical JSON, keys sorted."""

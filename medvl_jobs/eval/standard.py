@@ -20,6 +20,7 @@ from medvl_jobs.errors import DataError
 from medvl_jobs.eval.parallel import Pair, Score, paired, score_in_parallel
 from medvl_jobs.eval.similarity import METRICS as LLAMAFACTORY_METRICS
 from medvl_jobs.eval.similarity import score_pairs as llamafactory_scores
+from medvl_jobs.eval.thoughts import without_think
 
 WITHOUT_THINK = "_without_think"
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
@@ -88,19 +89,6 @@ def without_think_scores(predictions: Sequence[str], references: Sequence[str]) 
     for at, score in zip(differ, stripped, strict=True):
         scores[at] = {name + WITHOUT_THINK: score[name] for name in LLAMAFACTORY_METRICS}
     return scores
-
-
-def without_think(text: str) -> str:
-    """The text after a leading ``<think>…</think>``.
-
-    The opening tag may be missing, because some templates make it a part of the prompt. A thought that does not end has
-    no answer after it.
-    """
-    before, closing, after = text.partition("</think>")
-    begins = before.lstrip().startswith("<think>")
-    if closing and (begins or "<think>" not in before):
-        return after.lstrip()
-    return "" if begins else text
 
 
 def bleu_tokenizer(references: Sequence[str]) -> str:

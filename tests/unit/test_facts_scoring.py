@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvl_jobs.contracts.facts import PLANES, POSITIONS, Facts, Region
-from medvl_jobs.eval.facts import Claim, claims, confused_sides, mark, score_facts
+from medvl_jobs.eval.facts import Claim, claims, confused_sides, contradictions, invented, mark, score_facts
 
 TRUTH = Facts(
     modality="CT",
@@ -128,12 +128,70 @@ def test_the_regions_side_counts_once() -> None:
     assert confused_sides(wrong, Facts(structures=("right lung",))) == ("left lung",)
 
 
+@pytest.mark.parametrize(
+    ("claimed", "true", "made_up"),
+    [
+        (("liver", "heart"), ("heart",), ("liver",)),
+        (("left lung",), ("right lung",), ()),  # a side, not an invention
+        (("left lung", "lung"), ("right lung", "heart"), ()),
+        (("left lung",), ("lung",), ()),
+        (("left kidney", "right kidney"), ("heart",), ("left kidney", "right kidney")),
+        (("liver",), (), ()),  # the truth lists nothing
+    ],
+)
+def test_a_structure_is_made_up_when_the_truth_has_it_on_neither_side(
+    claimed: tuple[str, ...], true: tuple[str, ...], made_up: tuple[str, ...]
+) -> None:
+    assert invented(Facts(structures=claimed), Facts(structures=true)) == made_up
+
+
+def test_the_regions_structure_is_part_of_the_truth() -> None:
+    truth = Facts(structures=("heart",), region=Region("right kidney", "", 1.0))
+    assert invented(Facts(structures=("left kidney",)), truth) == ()
+
+
+@pytest.mark.parametrize(
+    ("claimed", "true", "flips"),
+    [
+        ("no nodule", "nodule", 1),
+        ("nodule", "no nodule", 1),
+        ("normal", "nodule", 1),
+        ("fracture", "normal", 1),
+        ("normal", "no nodule", 0),
+        ("no fracture", "normal", 0),
+        ("no fracture", "nodule", 0),
+        ("fracture", "nodule", 0),
+        ("nodule", "nodule", 0),
+        (None, "nodule", 0),
+        ("nodule", None, 0),
+    ],
+)
+def test_a_finding_is_flipped_when_one_of_the_two_denies_the_other(
+    claimed: str | None, true: str | None, flips: int
+) -> None:
+    assert contradictions(Facts(finding=claimed), Facts(finding=true))["negation_errors"] == flips
+
+
+def test_contradictions_are_of_four_kinds_and_their_sum() -> None:
+    claimed = changed(modality="MR", structures=("left lung", "right lung", "liver"), finding="nodule")
+    truth = changed(structures=("right lung", "heart"))
+    scores = score_facts(claimed, truth)
+    assert {name: value for name, value in scores.items() if name.endswith("_errors")} == {
+        "laterality_errors": 1.0,
+        "modality_errors": 1.0,
+        "hallucination_errors": 1.0,
+        "negation_errors": 1.0,
+        "contradiction_errors": 4.0,
+    }
+    assert score_facts(Facts(), truth)["contradiction_errors"] == 0
+
+
 @given(facts)
 def test_the_truth_is_all_right_and_silence_all_wrong(truth: Facts) -> None:
     if not claims(truth):
         assert score_facts(truth, truth) == {}
         return
-    errors = {"laterality_errors": 0.0}
+    errors = dict.fromkeys((*contradictions(truth, truth), "contradiction_errors"), 0.0)
     assert score_facts(truth, truth) == dict.fromkeys(score_facts(truth, truth), 100.0) | errors
     assert score_facts(Facts(), truth) == dict.fromkeys(score_facts(truth, truth), 0.0) | errors
 
@@ -153,5 +211,6 @@ def test_swapping_swaps_precision_and_recall(one: Facts, other: Facts) -> None:
 def test_scores_are_percentages_and_only_of_what_the_truth_states(claimed: Facts, truth: Facts) -> None:
     scores = score_facts(claimed, truth)
     assert all(0 <= value <= 100 for value in scores.values())
+    assert scores.get("contradiction_errors", 0) <= len(claims(claimed))
     stated = {"structures" if claim.field == "structure" else claim.field for claim in claims(truth)}
     assert {name.removeprefix("fact_") for name in scores if name.startswith("fact_")} == stated

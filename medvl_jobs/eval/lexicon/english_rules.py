@@ -1,0 +1,171 @@
+"""How English says sides, negations, hedges, positions and percentages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from medvl_jobs.eval.lexicon import english
+from medvl_jobs.eval.lexicon.vocabulary import BOTH, WHOLE_WORDS, Lexicon, RegionWords, Scope, Sides, Table, Words
+from medvl_jobs.eval.traced import Piece
+
+# --- sides -------------------------------------------------------------------------------------------------------
+
+_BETWEEN = r"(?:(?:lobes? of the|upper|middle|lower|mid|superior|inferior|anterior|posterior|medial|lateral|dorsal) )*"
+SIDES = Sides(
+    # Trap: no bare "of the" in between, or the image's "upper left of the lung" would be the patient's left lung.
+    before=re.compile(rf"\b(left|right|both|bilateral)(?: sided)? {_BETWEEN}$"),
+    after=re.compile(
+        r" \((left|right)\)| on the (left|right)\b(?: side)?(?! of the image)| (bilaterally|on both sides)\b"
+        r"| (left|right)(?= ?(?:[,;:)]|$|(?:and|in|next|located)\b))"
+    ),
+    meaning={
+        "left": ("left",),
+        "right": ("right",),
+        **dict.fromkeys(("both", "bilateral", "bilaterally", "on both sides"), ("right", "left")),
+    },
+    plural_is_marked=True,
+)
+
+# --- negation ----------------------------------------------------------------------------------------------------
+
+_SHOW = r"(?:show|depict|include|contain|reveal|demonstrate|display|indicate|have|see|identify)"
+_SEEN = (
+    r"(?:seen|visible|present|shown|visuali[sz]ed|identified|marked|evident|noted|detected|observed|included|depicted"
+    r"|demonstrated|in view)"
+)
+_VERB = (
+    rf"is|are|was|were|lies?|occup\w+|cover\w*|{_SHOW}(?:s|ed)?|showing|depicting|including|revealing|demonstrating"
+    rf"|displaying|indicating|{_SEEN}"
+)
+_TURN = r"but|only|however|although|though|while|whereas|except|yet"
+
+DENIAL = Scope(
+    after=re.compile(
+        r"\b(?:no(?! (?:significant |interval )?(?:change|increase|growth|longer))"
+        r"|without(?! (?:intravenous |iv )?contrast)|nor|neither|absence of|lack(?:s|ing)?(?: of)?|free of|free from"
+        r"|negative for|rather than|unlikely(?: to be| that)|(?<!to )(?<!not )(?<!cannot )(?<!can't )rules? out"
+        r"|excludes|not (?:an?|any|the)\b"
+        rf"|(?:(?:does|do|did|can|could) ?not|(?:doesn|don|didn|can|couldn)'t|not) {_SHOW}\w*)\b"
+    ),
+    ends=re.compile(rf"[;:]|\b(?:{_TURN}|{_VERB}|in|within|on|by|at|along|throughout|involving)\b"),
+    # Trap: "not" alone does neither, "the nodule is not calcified" is about a nodule.
+    before=re.compile(
+        rf"\b(?:is|are|was|were|be)?(?: ?not|n't)(?: \w+ly)? {_SEEN}\b|\bcannot be {_SEEN}\b"
+        r"|\b(?:is|are|was|were) (?:absent|excluded|ruled out|(?:very |highly )?unlikely)\b(?! to)|\babsent\b"
+    ),
+    starts=re.compile(rf"[;:]|\b(?:{_TURN}|{_VERB})\b"),
+)
+
+# --- hedges ------------------------------------------------------------------------------------------------------
+
+_DOUBT = r"(?:possible|probable|likely|unlikely|suspected|questionable|suggested|conceivable)"
+HEDGE = Scope(
+    after=re.compile(
+        r"\b(?:may|might|could|possibl[ey]|probabl[ey]|likely|unlikely|perhaps|potential(?:ly)?|presumabl[ey]|presumed"
+        r"|suspected|suspicious|suspicion|suspect|concern(?:ing)? for|questionable|(?:appears?|seems?)(?: to|ing)"
+        r"|suggest(?:s|ed|ing|ive)?|(?:can(?:not|'t)|not|to) (?:entirely |completely )?(?:exclude|rule out))\b"
+    ),
+    ends=re.compile(rf"[;:]|\b(?:{_TURN})\b"),
+    before=re.compile(
+        r"\b(?:cannot|can't|can not) be (?:\w+ly )?(?:excluded|ruled out)\b"
+        r"|\b(?:is|are|was|were|has|have)(?: ?not|n't)(?: been)? (?:\w+ly )?(?:excluded|ruled out)\b"
+        rf"|\b(?:is|are|was|were|remains?)(?: \w+ly)? {_DOUBT}(?= ?(?:[,;:)]|$|(?:and|but|in|at|on|given|because)\b))"
+    ),
+    starts=re.compile(rf"[;:]|\b(?:{_TURN})\b"),
+)
+
+# --- region of interest ------------------------------------------------------------------------------------------
+
+ROWS = {
+    **dict.fromkeys(("upper", "top", "superior"), "upper"),
+    **dict.fromkeys(("lower", "bottom", "inferior"), "lower"),
+    **dict.fromkeys(("middle", "mid", "center", "central"), "middle"),
+}
+COLUMNS = {"left": "left", "right": "right", **dict.fromkeys(("middle", "mid", "center", "central"), "center")}
+_ROW, _COLUMN = "|".join(ROWS), "|".join(COLUMNS)
+_IMAGE = r"(?:image|picture|slice|scan|frame)"
+_PLACE = rf"(?:part|portion|area|region|side|third|half|section|corner|edge|of (?:the|this) {_IMAGE})"
+_PERCENT = (
+    r"(?P<under>(?:less than|under|below|<) ?)?(?P<low>\d+(?:[.,]\d+)?)"
+    r"(?:(?:-| to | ?% ?to )(?P<high>\d+(?:[.,]\d+)?))? ?(?:%|percent\b|per cent\b)"
+)
+REGION = RegionWords(
+    region=re.compile(
+        r"\bregions? of interest\b|\broi\b|\blargest\b|\b(?:marked|annotated|highlighted) (?:area|region)\b"
+    ),
+    lesion=re.compile(rf"\b(?:lesions?|abnormalit(?:y|ies)|opacit(?:y|ies)|{'|'.join(english.FINDINGS.values())})\b"),
+    goes_on=re.compile(r"\s*(?:it|its|(?:this |the )?(?:area|region|lesion|roi|position|location|size))\b"),
+    neighbour=re.compile(r"\b(?:next to|adjacent to|near|close to|beside|behind|relative to)(?: the| a)? $"),
+    positions=(
+        re.compile(r"(?<!upper )(?<!lower )(?<!top )(?<!bottom )\b(?P<column>left|right) center\b"),
+        re.compile(rf"\b(?P<row>{_ROW}) (?P<column>{_COLUMN})\b"),
+        # Trap: "right upper quadrant" without such a word is a place in the patient.
+        re.compile(rf"\b(?P<column>left|right) (?P<row>{_ROW}) {_PLACE}\b"),
+        re.compile(r"\b(?:mid|middle|center|central) (?P<row>upper|top|lower|bottom)\b"),
+        re.compile(
+            rf"\b(?:(?P<row>{_ROW})|(?P<column>left|right)) {_PLACE}\b(?! of the (?:patient|body))|\bcentrally\b"
+            r"|\b(?:in|at) the (?:center|middle)\b"
+        ),
+    ),
+    rows=ROWS,
+    columns=COLUMNS,
+    areas=(
+        re.compile(rf"{_PERCENT} of (?:the |its |this )?(?:\w+ )?(?:image|area|picture|slice|frame|field|scan|view)\b"),
+        re.compile(_PERCENT),
+    ),
+    number=lambda digits: float(digits.replace(",", ".")),
+    place_comes_first=False,
+)
+
+# --- lists of sides and lobes ------------------------------------------------------------------------------------
+
+_PAIR = re.compile(r"\b(?:left(?: and | or |/| & )(?:the )?right|right(?: and | or |/| & )(?:the )?left)\b")
+_NAME = r"(?:frontal|parietal|temporal|occipital)"
+_LOBE = rf"(?:(?:left|right|both|bilateral) )?{_NAME}"
+_LOBE_LIST = re.compile(
+    rf"\b({_LOBE}(?:(?:, and |, or |, | and | or |/){_LOBE}){{1,6}}) (lobes?|cortex|cortices|regions?)\b"
+)
+_SIDE_OR_NAME = re.compile(rf"left|right|both|bilateral|{_NAME}")
+
+
+def _spell_out(match: re.Match[str]) -> Iterator[Piece]:
+    """``right frontal and parietal lobes`` -> ``right frontal lobe, right parietal lobe``; no side means both."""
+    side, start = "both", -1
+    words = list(_SIDE_OR_NAME.finditer(match.string, match.start(1), match.end(1)))
+    for word in words:
+        if word[0] in SIDES.meaning:
+            side, start = word[0], word.start()
+            continue
+        yield (
+            f"{side} {word[0]} lobe",
+            start if start >= 0 else word.start(),
+            match.end() if word is words[-1] else word.end(),
+        )
+        start = -1
+
+
+def _structures() -> dict[str, str]:
+    """The words for the pair go before those for one: the longer ones."""
+    words: dict[str, str] = {}
+    for name, each in english.STRUCTURES.items():
+        one, both = each if isinstance(each, tuple) else (each, "")
+        words |= {name + BOTH: both, name: one} if both else {name: one}
+    return words
+
+
+ENGLISH = Lexicon(
+    words=Words(
+        modalities=Table(english.MODALITIES, WHOLE_WORDS),
+        planes=Table(english.PLANES, WHOLE_WORDS),
+        body_parts=Table(english.BODY_PARTS, WHOLE_WORDS),
+        findings=Table(english.FINDINGS, WHOLE_WORDS),
+        structures=Table(_structures(), WHOLE_WORDS),
+        normal=re.compile(english.NORMAL),
+    ),
+    sides=SIDES,
+    denial=DENIAL,
+    hedge=HEDGE,
+    region=REGION,
+    rewrites=((_PAIR, "both"), (_LOBE_LIST, _spell_out)),
+)
