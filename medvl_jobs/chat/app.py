@@ -145,7 +145,7 @@ class Page:
         """An upload as the models are shown it: browsers show no TIFF, and 16 bits not as they will be seen."""
         stored = await self._stored(await request.body())
         changes = ", ".join(name.replace("_", " ") for name in stored.conversions)
-        headers = {"X-Image-Size": "{} × {}".format(*stored.plain.size).encode().decode("latin-1")}
+        headers = {"X-Image-Size": "{} x {}".format(*stored.plain.size)}
         return Response(
             stored.data, media_type=media_type(stored.data), headers={**headers, "X-Image-Changes": changes}
         )

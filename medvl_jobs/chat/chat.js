@@ -60,7 +60,7 @@ async function take(file) {
       forget();
       return complain(await wordsOf(response));
     }
-    const size = response.headers.get("X-Image-Size");
+    const size = response.headers.get("X-Image-Size").replace("x", "×");
     const changes = response.headers.get("X-Image-Changes");
     show(URL.createObjectURL(await response.blob()), `${file.name}, ${size}` + (changes ? `; shown as the models see it: ${changes}` : ""));
     chosen.file = file;
@@ -80,6 +80,7 @@ function takeExample(number) {
   by("reference-about").textContent = example.id;
   by("reference").hidden = false;
   mark();
+  by("drop").scrollIntoView({ block: "nearest" }); // on a phone the list is far below
 }
 
 function mark() {

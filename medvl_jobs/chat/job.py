@@ -15,6 +15,7 @@ from medvl_jobs.chat.examples import Example, read_some
 from medvl_jobs.chat.in_process import InProcessPair
 from medvl_jobs.chat.loading import Loading
 from medvl_jobs.chat.models import ModelPair
+from medvl_jobs.chat.server import ServerPair
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.model.adapters import fetch_adapter
 from medvl_jobs.settings.keys import StageKeys
@@ -76,6 +77,6 @@ def _listener(host: str, port: int) -> socket.socket:
 def open_pair(settings: RunSettings, storage: Storage, keys: StageKeys, scratch: Path) -> ModelPair:
     """Both models, as ``eval.engine`` says. Raises what loading raises."""
     if settings.eval.engine == "openai":
-        raise NotImplementedError
+        return ServerPair(settings)
     adapter, _ = fetch_adapter(settings, storage, keys, scratch)
     return InProcessPair(settings, adapter)
