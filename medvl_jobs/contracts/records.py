@@ -128,7 +128,7 @@ SCORES = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""One score of one example, long form; a percentage from 0 to 100, but for ``laterality_errors``, a count."""
+"""One score of one example, long form; a percentage but for ``*_errors`` (counts) and ``length_ratio``."""
 
 CLAIMS = pa.schema(
     [
@@ -140,4 +140,8 @@ CLAIMS = pa.schema(
         pa.field("right", pa.bool_(), nullable=False),
     ]
 )
-"""One claim of one answer: characters ``[start, end)`` of its text, what they claim, and whether it is so."""
+"""One claim of one answer: characters ``[start, end)`` of its text, what they claim, and whether it is so.
+
+In the order of the text, each claim once, where it is made first. Two may share characters ("lungs" are two claims).
+Nothing of an answer that no truth judges. ``field``: as in `eval.facts.Claim`; ``value``: ``left lung``, ``12.5%``.
+"""

@@ -1,24 +1,53 @@
-"""``claims.parquet``: where in each answer each claim stands, and whether it is right."""
+"""Each answer's claims beside the truth, and ``claims.parquet``: where each stands, and whether it is right."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.contracts.records import CLAIMS, Prediction
-from medvl_jobs.eval.facts import Claim, claims, mark
-from medvl_jobs.eval.reading import Reading
+from medvl_jobs.eval.facts import Claim, claims, mark, score_facts
+from medvl_jobs.eval.reading import Reading, read, read_facts
 
 
-def claims_parquet(predictions: Sequence[Prediction], readings: Sequence[Reading], truths: Sequence[Facts]) -> bytes:
-    """`records.CLAIMS` of all answers, in their order; nothing of one whose truth states nothing to judge it by."""
+class Judged(NamedTuple):
+    """What an answer says, and what is so."""
+
+    reading: Reading
+    truth: Facts
+
+    def scores(self) -> dict[str, float]:
+        """`score_facts`, and with it ``facts_hedged``, the percentage of the claims that are made with a hedge."""
+        scores = score_facts(self.reading.facts, self.truth)
+        hedged = sum(stated.hedged for stated in self.reading.stated)
+        return scores and {**scores, "facts_hedged": 100 * hedged / max(len(self.reading.stated), 1)}
+
+
+def judge(predictions: Sequence[Prediction], truths: Mapping[str, str | None]) -> list[Judged]:
+    """Each answer read, beside the truth about its example.
+
+    ``truths`` holds the facts as JSON by example; where a data set has none, the reference caption is read for them.
+    """
+    judged = []
+    for prediction in predictions:
+        known = truths[prediction.example_id]
+        truth = Facts.from_json(known) if known else read_facts(prediction.label)
+        judged.append(Judged(read(prediction.predict), truth))
+    return judged
+
+
+def claims_parquet(predictions: Sequence[Prediction], judged: Sequence[Judged]) -> tuple[bytes, int]:
+    """`records.CLAIMS` of all answers, in their order, and how many claims they are.
+
+    An answer whose truth states nothing has no claims here: there is nothing to judge them by.
+    """
     rows: list[dict[str, Any]] = []
-    for prediction, reading, truth in zip(predictions, readings, truths, strict=True):
+    for prediction, (reading, truth) in zip(predictions, judged, strict=True):
         if not claims(truth):
             continue
         marks = mark(reading.facts, truth)
@@ -35,7 +64,7 @@ def claims_parquet(predictions: Sequence[Prediction], readings: Sequence[Reading
             )
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=CLAIMS), buffer)
-    return buffer.getvalue()
+    return buffer.getvalue(), len(rows)
 
 
 def spoken(claim: Claim) -> str:

@@ -13,6 +13,7 @@ from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.live import Progress, untold
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.errors import SettingsError
+from medvl_jobs.eval.claims import claims_parquet, judge
 from medvl_jobs.eval.engines.base import Engine
 from medvl_jobs.eval.engines.open import open_engine
 from medvl_jobs.eval.predict import Outcome, Predictor
@@ -60,10 +61,13 @@ def run(
     if (done := read_manifest(storage, prefix)) is not None:  # another pod was first
         return done
     scoring = time.monotonic()
-    scores = score(outcome.predictions, {str(row["example_id"]): row["facts"] for row in shown.rows})
+    judged = judge(outcome.predictions, {str(row["example_id"]): row["facts"] for row in shown.rows})
+    scores = score(outcome.predictions, judged)
     results = predict_results(outcome, scores, outcome.seconds + time.monotonic() - scoring)
     publication.write_bytes(layout.PREDICT_RESULTS, (json.dumps(results, indent=2) + "\n").encode())
     publication.write_bytes(layout.SCORES, scores_parquet(outcome.predictions, scores), rows=len(outcome.predictions))
+    claims, count = claims_parquet(outcome.predictions, judged)
+    publication.write_bytes(layout.CLAIMS, claims, rows=count)
     inputs = (prepared.as_input(layout.prepared(keys.prep)), *shown.inputs)
     manifest = publication.finish(provenance(settings, keys.eval[variant], variant, inputs, outcome, started))
     if predictor.shards == 1:  # another pod may have started, and would miss them

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.contracts.records import SCORES, Prediction
-from medvl_jobs.eval.facts import score_facts
+from medvl_jobs.eval.claims import Judged
 from medvl_jobs.eval.predict import Outcome
-from medvl_jobs.eval.reading import read_facts
 from medvl_jobs.eval.similarity import METRICS, aggregate, score_pairs
 from medvl_jobs.eval.standard import corpus_scores, without_think_scores
 from medvl_jobs.eval.standard import score_pairs as standard_scores
@@ -23,19 +21,14 @@ Scores = list[dict[str, float]]
 """One dict per example; percentages, but for counts of errors."""
 
 
-def score(predictions: Sequence[Prediction], truths: Mapping[str, str | None]) -> Scores:
-    """All scores per example: likeness to the reference, by two sets of scores, and facts against the truth.
-
-    ``truths`` holds the facts as JSON by example; where a data set has none, the reference caption is read for them.
-    """
+def score(predictions: Sequence[Prediction], judged: Sequence[Judged]) -> Scores:
+    """All scores per example: likeness to the reference, by two sets of scores, and facts against the truth."""
     texts = [p.predict for p in predictions], [p.label for p in predictions]
     alike = zip(score_pairs(*texts), without_think_scores(*texts), standard_scores(*texts), strict=True)
-    scores = []
-    for prediction, (similarity, without_think, standard) in zip(predictions, alike, strict=True):
-        known = truths[prediction.example_id]
-        truth = Facts.from_json(known) if known else read_facts(prediction.label)
-        scores.append({**similarity, **without_think, **standard, **score_facts(read_facts(prediction.predict), truth)})
-    return scores
+    return [
+        {**similarity, **without_think, **standard, **each.scores()}
+        for each, (similarity, without_think, standard) in zip(judged, alike, strict=True)
+    ]
 
 
 def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[str, float | str]:
