@@ -28,7 +28,7 @@ def test_every_base_is_a_stage_or_pinned() -> None:
     stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
     bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
     assert {"prep", "train", "eval"} <= stages
-    assert bases - stages == {"${BASE}", "accelerator-${ACCELERATOR}"}
+    assert bases - stages == {"${BASE}", "accelerator-${ACCELERATOR}", "eval-${ACCELERATOR}"}
     assert re.search(r"^ARG BASE$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"docker\.io/\S+:\S+@sha256:[0-9a-f]{64}", pinned()["BASE"])
 
@@ -41,9 +41,10 @@ def test_versions_have_one_place() -> None:
 
 
 def test_every_installation_is_constrained() -> None:
-    installs = re.findall(r"pip --python /opt/venv (?:install|wheel)(?:[^&\n]|\\\n)*", DOCKERFILE)
-    locked = ("--constraint constraints.txt", "--no-deps", "--requirement flash-attn.txt")
-    assert len(installs) == 5
+    installs = re.findall(r"pip --python /opt/\w+ (?:install|wheel)(?:[^&\n]|\\\n)*", DOCKERFILE)
+    lists = ("--constraint constraints.txt", "--constraint vllm-constraints.txt", "--requirement flash-attn.txt")
+    locked = (*lists, "--no-deps")
+    assert len(installs) == 6
     assert [words for words in installs if not any(lock in words for lock in locked)] == []
 
 
@@ -53,6 +54,22 @@ def test_what_only_the_gpu_images_have_is_locked() -> None:
     (tools,) = re.findall(r"grep -E '\^\(([\w|]+)\)==' constraints.txt", DOCKERFILE)
     required = {*tools.split("|"), "einops", "cuda-bindings", "nvidia-nvjitlink"}
     assert required - set(re.findall(r"^([\w-]+)==", constraints, re.MULTILINE)) == set()
+
+
+def test_vllm_has_an_environment_and_a_list_of_its_own() -> None:
+    """With our torch, which has to fit the driver, and another transformers. The image for CPUs does without."""
+    lines = (IMAGES / "vllm-constraints.txt").read_text(encoding="utf-8").splitlines()
+    theirs = dict(line.split("==") for line in lines if not line.startswith("#"))
+    ours = dict(re.findall(r"^([\w-]+)==(\S+)", (IMAGES / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    assert theirs["torch"] == ours["torch"]
+    assert theirs["torchvision"] == pinned()["TORCHVISION_VERSION"]
+    assert theirs["transformers"] != ours["transformers"]
+    assert not {"vllm", "triton", "cuda-bindings"} & set(theirs)
+    assert list(theirs) == sorted(theirs)
+    cpu, cuda = (DOCKERFILE.split(f"FROM gpu AS eval-{kind}\n")[1].split("\nFROM")[0] for kind in ("cpu", "cuda"))
+    assert "vllm" not in cpu
+    assert "COPY --from=vllm-venv /opt/vllm /opt/vllm" in cuda
+    assert cuda.index("USER 0:0") < cuda.index("USER 65532:65532")
 
 
 def test_deepspeed_comes_with_the_train_extra_and_no_other_way() -> None:

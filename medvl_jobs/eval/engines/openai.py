@@ -55,6 +55,11 @@ class OpenAIEngine:
             self.steps += 1
             yield number, answer
 
+    @property
+    def url(self) -> str | None:
+        """Where the server is; none before it is started."""
+        return self._client.url if self._client else self.server.url
+
     def close(self) -> None:
         """End the requests under way and the server, if it is ours."""
         self._resources.close()
