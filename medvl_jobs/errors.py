@@ -5,9 +5,9 @@
     ├── DataError (ValueError)         65  the input was read and is bad
     ├── MissingInputError              66  an input does not exist (file, bucket, upstream stage)
     │     (FileNotFoundError)
-    ├── GaveUpError                    69  the coordinator tried a stage as often as it may
-    ├── TryAgainError (ConnectionError)75  nothing is wrong for ever: the store or the network did not answer
-    ├── AccessDeniedError              77  the store refused the credentials
+    ├── GaveUpError                    69  the coordinator tried a stage as often as it may; vLLM does not start
+    ├── TryAgainError (ConnectionError)75  nothing is wrong for ever: store, server or network did not answer
+    ├── AccessDeniedError              77  the store, or a server, refused the credentials
     │     (PermissionError)
     ├── SchemaMismatchError            78  an input was made by, or for, something incompatible; retrying cannot help
     │     (ValueError)
@@ -75,20 +75,20 @@ class MissingInputError(MedvlError, FileNotFoundError):
 
 
 class GaveUpError(MedvlError):
-    """A stage failed in ways that another attempt might have cured, and no attempt is left."""
+    """A stage failed in ways that another attempt might have cured, and none is left; or what it starts ends at once."""
 
     exit_code = 69
     permanent = True
 
 
 class TryAgainError(MedvlError, ConnectionError):
-    """The store or the network failed in a way that another attempt may cure."""
+    """The store, a server or the network failed in a way that another attempt may cure."""
 
     exit_code = 75
 
 
 class AccessDeniedError(MedvlError, PermissionError):
-    """The store knows the place but refuses these credentials."""
+    """The store, or a server, knows the place but refuses these credentials."""
 
     exit_code = 77
     permanent = True
