@@ -39,7 +39,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> None:
         log.warning(
             "whoever reaches %s:%s may ask, and see the examples: there is no chat.password", chat.host, chat.port
         )
-    with tempfile.TemporaryDirectory(prefix="medvl-chat-") as folder:
+    with tempfile.TemporaryDirectory(prefix="medvl-chat-", ignore_cleanup_errors=True) as folder:
 
         def load(show: Callable[[list[Example]], None]) -> ModelPair:
             show(read_some(storage, keys.prep, chat.examples, Path(folder)))

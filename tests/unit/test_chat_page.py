@@ -211,3 +211,12 @@ def test_a_load_that_fails_is_kept_for_whoever_serves() -> None:
     assert failed.wait(5)
     assert isinstance(loading.error, MissingInputError)
     assert loading.pair is None
+
+
+def test_the_password_is_in_nothing_that_is_stored() -> None:
+    settings = RunSettings.model_validate({"chat": {"password": "open sesame", "queue": 3}})
+    assert settings.model_dump(mode="json")["chat"]["queue"] == 3
+    assert "sesame" not in repr(settings) + settings.model_dump_json()
+    assert "password" not in settings.model_dump_json()
+    with pytest.raises(ValueError, match="at least 1"):
+        RunSettings.model_validate({"chat": {"password": ""}})
