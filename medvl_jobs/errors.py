@@ -75,7 +75,7 @@ class MissingInputError(MedvlError, FileNotFoundError):
 
 
 class GaveUpError(MedvlError):
-    """A stage failed in ways that another attempt might have cured, and none is left; or what it starts ends at once."""
+    """A stage failed in ways that another attempt might have cured, and none is left; or what it starts only ends."""
 
     exit_code = 69
     permanent = True
