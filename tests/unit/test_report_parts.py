@@ -139,9 +139,9 @@ class TestProfile:
         found = lengths(made.examples, made.evidence().answers)
         assert sum(each["examples"] for each in found) == 12
         assert len(found) == 6
-        for each in found:
-            assert each["answers"]["tuned"]["median"] == 2 * each["median"]
-            assert each["answers"]["base"] == {"low": 0, "median": 0, "high": 0}
+        for part in found:
+            assert part["answers"]["tuned"]["median"] == 2 * part["median"]
+            assert part["answers"]["base"] == {"low": 0, "median": 0, "high": 0}
 
     def test_references_of_one_length(self) -> None:
         made = world(groups=2)
