@@ -203,7 +203,7 @@ def _place_and_size(sentences: list[Sentence]) -> Iterator[Stated]:
     for pattern in words.areas:
         if found := next(((text, match) for _, text in texts if (match := pattern.search(text.chars))), None):
             text, match = found
-            if percent := _percent(words, match["under"], match["low"], match["high"]):
+            if percent := _percent(words, match["under"], match["low"], match.groupdict().get("high")):
                 yield Stated(*text.origin(*match.span()), Claim("area", percent), hedged=False)
             break
 

@@ -47,7 +47,7 @@ DENIAL = Scope(
     ends=re.compile(rf"{_CLAUSE}|{_TURN}|{_VERB}|而是"),
     before=re.compile(
         rf"(?:未(?:见|显示|显影|被?发现|见显示)|不可见|不存在|缺如|阴性|看不[到见清]|可能性(?:较|很)?[小低]){_DENIED}"
-        rf"|(?:已被?|被|可以?|得以)排除{_DENIED}"
+        rf"|(?:已被?|被|可以?|得以)(?:排除|切除){_DENIED}"
     ),
     starts=re.compile(rf"{_CLAUSE}|{_TURN}"),
 )
@@ -55,7 +55,7 @@ DENIAL = Scope(
 HEDGE = Scope(
     after=re.compile(
         r"可能(?!性)|或许|也许|大概|疑似|疑为|怀疑|可疑|考虑|提示|似乎|似为|貌似|倾向|推测|推断|拟诊"
-        r"|(?:不能|无法|难以|不可|不|未)(?:完全)?(?:排除|除外)|(?<!可)以(?:便|期)?(?:进一步)?(?:排除|除外)|(?:不能|无法|难以)(?:确定|判断|明确)"
+        r"|(?:不能|无法|难以|不可|不|未)(?:完全)?(?:排除|除外)|(?<!可)以(?:便|期)?(?:进一步)?(?:排除|除外)|(?:不能|无法|难以)(?:确定|判断|明确|确诊)"
         r"|可能性"
     ),
     ends=re.compile(rf"[,;。]|{_TURN}"),
@@ -67,11 +67,14 @@ HEDGE = Scope(
 
 # --- region of interest ------------------------------------------------------------------------------------------
 
+FRACTIONS = {"一半": 50.0, "二分之一": 50.0, "三分之一": 33.3, "四分之一": 25.0, "三分之二": 66.7, "四分之三": 75.0}
 _DIGITS = {**{each: str(i) for i, each in enumerate("零一二三四五六七八九")}, "两": "2", "点": "."}
 
 
 def number(words: str) -> float:
-    """``12.5``, ``十二``, ``二十``, ``零点五`` and ``百`` as a number."""
+    """``12.5``, ``十二``, ``零点五`` and ``三分之一`` in percent."""
+    if words in FRACTIONS:
+        return FRACTIONS[words]
     if words[0].isascii():
         return float(words)
     whole, _, rest = words.partition("点")
@@ -87,7 +90,8 @@ _PERCENT = (
     rf"{_UNDER}(?:(?P<low>\d+(?:\.\d+)?)%?(?:[-~至到](?P<high>\d+(?:\.\d+)?))?%)",
     rf"{_UNDER}百分之(?P<low>\d+(?:\.\d+)?|{_WORDS})(?:[-~至到](?:百分之)?(?P<high>\d+(?:\.\d+)?|{_WORDS}))?",
 )
-_OF_IMAGE = r"(?:占据?了?|覆盖了?|面积)[^,;%百]{{0,12}}?"
+_FILL = "[^,;%百]{0,12}?"
+_OF_IMAGE = rf"(?:占据?了?|覆盖了?|面积){_FILL}"
 
 ROWS = {
     **dict.fromkeys(("上", "顶"), "upper"),
@@ -121,6 +125,7 @@ REGION = RegionWords(
         *(re.compile(_OF_IMAGE + each) for each in _PERCENT),
         *(re.compile(each + r"的?(?:图像|画面|图片|面积)") for each in _PERCENT),
         *(re.compile(each) for each in _PERCENT),
+        re.compile(rf"(?:占据?了?|覆盖了?){_FILL}{_UNDER}(?P<low>{'|'.join(FRACTIONS)})"),
     ),
     number=number,
     place_comes_first=True,

@@ -24,14 +24,17 @@ MODALITIES = {
     r"|us(?= (?:scan|image))",
     "histopathology": r"(?:histo)?pathology|histopathologic(?:al)?|histolog(?:y|ic|ical)|h ?(?:&|and) ?e|hematoxylin"
     r"|microscop(?:y|ic)|photomicrographs?|whole slide",
-    "fundus": r"(?:colou?r |retinal )fundus|fundus (?:photographs?|photography|images?|photos?)|retinal photographs?",
+    "fundus": r"(?:colou?r |retinal )fundus|fundus (?:photographs?|photography|images?|photos?)"
+    r"|retinal (?:photographs?|images?)",
     "OCT": r"oct|optical coherence tomography",
     "endoscopy": r"(?:colon|gastr)?o?endoscop(?:y|ic)|colonoscop(?:y|ic)|gastroscop(?:y|ic)",
-    "dermoscopy": r"derm(?:at)?oscop(?:y|ic)",
+    "dermoscopy": r"derm(?:at)?oscop(?:y|ic|es?)",
 }
 
 PLANES = {
     "axial": r"(?:trans)?axial(?! skeleton)|horizontal (?:plane|section|slice)"
+    r"|cross section(?=s? of the (?:body|brain|head|neck|chest|thorax|abdomen|pelvis))"
+    r"|cross sectional(?= (?:view|image|slice|scan|ct|mri?|computed|magnetic))"
     r"|transverse(?! (?:colon|process|processes|sinus|sinuses|mesocolon|diameter))",
     "coronal": rf"coronal(?! sutures?)|frontal(?={_SCAN}\b)|(?:ap|pa|anteroposterior|posteroanterior)(?={_SCAN}\b)",
     "sagittal": rf"(?:mid ?|para)?sagittal(?! (?:sutures?|sinus))|lateral(?={_SCAN}\b)",
@@ -58,9 +61,9 @@ BODY_PARTS = {
 
 FINDINGS = {
     "nodule": r"nodules?|nodular",
-    "hemorrhage": r"ha?emorrhages?|ha?emorrhagic|bleeding|ha?ematomas?",
+    "hemorrhage": r"ha?emorrhages?|ha?emorrhagic|bleed(?:s|ing)?|ha?ematomas?",
     "tumor": r"tumou?rs?|mass(?:es)?(?! effect)|neoplas(?:ms?|tic)|cancers?|(?:adeno)?carcinomas?|gliomas?"
-    r"|glioblastomas?|meningiomas?|metastas[ei]s|metastatic|lymphomas?",
+    r"|glioblastomas?|meningiomas?|metastas[ei]s|metastatic|lymphomas?|malignant cells|malignanc(?:y|ies)",
     "effusion": r"effusions?",
     "fracture": r"fractures?|fractured",
     "pneumonia": r"pneumonias?|consolidations?",
@@ -80,6 +83,7 @@ NORMAL = (
     r"\bno (?:\w+ ){0,3}?(?:abnormalit(?:y|ies)|abnormal (?:findings?|densit(?:y|ies)|signals?))\b|\bunremarkable\b"
     r"|(?<!not )(?<!not a )\bnormal (?:\w+ ){0,2}?(?:study|scan|image|exam|examination|radiograph|x ray|ct|mri?)\b"
     r"|\b(?:study|scan|image|exam|examination|radiograph|x ray|ct|mri?) (?:is|appears|looks)(?: \w+ly)? normal\b"
+    r"|\b(?:diagnosis|impression|conclusion|findings?): ?normal\b"
 )
 
 _VESSEL = r"(?! (?:arter(?:y|ies|ial)|veins?|venous|vessels?|vasculature|trunk|embol\w+))"

@@ -53,23 +53,29 @@ DENIAL = Scope(
     before=re.compile(
         rf"\b(?:is|are|was|were|be)?(?: ?not|n't)(?: \w+ly)? {_SEEN}\b|\bcannot be {_SEEN}\b"
         r"|\b(?:is|are|was|were) (?:absent|excluded|ruled out|(?:very |highly )?unlikely)\b(?! to)|\babsent\b"
+        r"|\b(?:is|are|was|were|has been|have been) (?:\w+ly )?(?:removed|resected)\b"
     ),
     starts=re.compile(rf"[;:]|\b(?:{_TURN}|{_VERB})\b"),
 )
 
 # --- hedges ------------------------------------------------------------------------------------------------------
 
+_NOT_EXCLUDED = (
+    r"\b(?:cannot|can't|can not) be (?:\w+ly )?(?:excluded|ruled out)\b"
+    r"|\b(?:is|are|was|were|has|have)(?: ?not|n't)(?: been)? (?:\w+ly )?(?:excluded|ruled out)\b"
+)
+"""Hedges the whole clause, what stands before and after."""
 _DOUBT = r"(?:possible|probable|likely|unlikely|suspected|questionable|suggested|conceivable)"
 HEDGE = Scope(
     after=re.compile(
         r"\b(?:may|might|could|possibl[ey]|probabl[ey]|likely|unlikely|perhaps|potential(?:ly)?|presumabl[ey]|presumed"
         r"|suspected|suspicious|suspicion|suspect|concern(?:ing)? for|questionable|(?:appears?|seems?)(?: to|ing)"
-        r"|suggest(?:s|ed|ing|ive)?|(?:can(?:not|'t)|not|to) (?:entirely |completely )?(?:exclude|rule out))\b"
+        r"|suggest(?:s|ed|ing|ive)?|(?:can(?:not|'t)|not|to) (?:entirely |completely )?(?:exclude|rule out)"
+        rf"|(?:unclear|uncertain|unknown) (?:whether|if))\b|{_NOT_EXCLUDED}"
     ),
     ends=re.compile(rf"[;:]|\b(?:{_TURN})\b"),
     before=re.compile(
-        r"\b(?:cannot|can't|can not) be (?:\w+ly )?(?:excluded|ruled out)\b"
-        r"|\b(?:is|are|was|were|has|have)(?: ?not|n't)(?: been)? (?:\w+ly )?(?:excluded|ruled out)\b"
+        rf"{_NOT_EXCLUDED}"
         rf"|\b(?:is|are|was|were|remains?)(?: \w+ly)? {_DOUBT}(?= ?(?:[,;:)]|$|(?:and|but|in|at|on|given|because)\b))"
     ),
     starts=re.compile(rf"[;:]|\b(?:{_TURN})\b"),
@@ -90,6 +96,14 @@ _PERCENT = (
     r"(?P<under>(?:less than|under|below|<) ?)?(?P<low>\d+(?:[.,]\d+)?)"
     r"(?:(?:-| to | ?% ?to )(?P<high>\d+(?:[.,]\d+)?))? ?(?:%|percent\b|per cent\b)"
 )
+FRACTIONS = {"half": 50.0, "third": 33.3, "quarter": 25.0, "two thirds": 66.7, "three quarters": 75.0}
+
+
+def number(words: str) -> float:
+    """``12.5``, ``12,5`` and ``third`` in percent."""
+    return FRACTIONS[words] if words in FRACTIONS else float(words.replace(",", "."))
+
+
 REGION = RegionWords(
     region=re.compile(
         r"\bregions? of interest\b|\broi\b|\blargest\b|\b(?:marked|annotated|highlighted) (?:area|region)\b"
@@ -113,8 +127,11 @@ REGION = RegionWords(
     areas=(
         re.compile(rf"{_PERCENT} of (?:the |its |this )?(?:\w+ )?(?:image|area|picture|slice|frame|field|scan|view)\b"),
         re.compile(_PERCENT),
+        re.compile(
+            rf"(?P<under>less than |under )?(?P<low>{'|'.join(FRACTIONS)}) of (?:the |its |this )?(?:\w+ )?{_IMAGE}\b"
+        ),
     ),
-    number=lambda digits: float(digits.replace(",", ".")),
+    number=number,
     place_comes_first=False,
 )
 
