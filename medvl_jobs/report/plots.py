@@ -10,7 +10,7 @@ from medvl_jobs.page import svg
 from medvl_jobs.report.shape import Distribution, LengthBin, Training
 
 SIDES = ("base", "tuned")
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 450, 12, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 446, 12, 200
 
 
 @dataclass(frozen=True)
