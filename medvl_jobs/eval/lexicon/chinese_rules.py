@@ -20,7 +20,7 @@ _SIDE = r"双侧|两侧|左右|左侧|右侧|左边|右边|左|右|双|两"
 SIDES = Sides(
     # Trap: "图像左侧" is a place in the image.
     before=re.compile(
-        rf"(?<!图像)(?<!图片)(?<!画面)(?<!影像)(?<!像的)(?<!片的)({_SIDE})(?:的|大?脑半球的?|大脑|[上中下前后内外])*$"
+        rf"(?<!图像)(?<!图片)(?<!画面)(?<!影像)(?<!像的)(?<!片的)({_SIDE})(?:的|大?脑半球的?|大脑|[上中下前后内外]|第[\d一二三四五六七八九十]+)*$"
     ),
     after=re.compile(r"\((左|右|左侧|右侧|双侧)\)|的?(左侧|右侧|双侧)(?!可见|见|有|的|为|是|及|和)"),
     meaning={
@@ -41,8 +41,8 @@ _DENIED = rf"(?=$|{_CLAUSE}|{_TURN})"
 DENIAL = Scope(
     after=re.compile(
         r"未(?:见|发现|观察|看|检出|显示|提示|发生|伴|累及)|没有|没见|(?<!有)无(?![法论关])|不存在|不[见伴含是](?!得)|并非|而非"
-        r"|看不[到见清]|无法(?:看到|看见|识别|显示|观察)|(?<![能法以未不可待难便期步全])排除(?!在)|可以(?:完全)?排除|(?<![能不待])除外"
-        r"|否认|缺乏"
+        r"|看不[到见清]|无法(?:看到|看见|识别|显示|观察)|(?<![能法以未不可待难便期步全])(?<!活检)(?<!检查)(?<!复查)排除(?!在)|可以(?:完全)?排除|(?<![能不待])除外"
+        r"|否认|缺乏|不[像似]|不符合|不支持"
     ),
     ends=re.compile(rf"{_CLAUSE}|{_TURN}|{_VERB}|而是"),
     before=re.compile(
@@ -55,7 +55,7 @@ DENIAL = Scope(
 HEDGE = Scope(
     after=re.compile(
         r"可能(?!性)|或许|也许|大概|疑似|疑为|怀疑|可疑|考虑|提示|似乎|似为|貌似|倾向|推测|推断|拟诊"
-        r"|(?:不能|无法|难以|不可|不|未)(?:完全)?(?:排除|除外)|(?<!可)以(?:便|期)?(?:进一步)?(?:排除|除外)|(?:不能|无法|难以)(?:确定|判断|明确|确诊)"
+        r"|(?:不能|无法|难以|不可|不|未)(?:完全)?(?:排除|除外)|(?:活检|检查|复查)(?:排除|除外)|(?<!可)以(?:便|期)?(?:进一步)?(?:排除|除外)|(?:不能|无法|难以)(?:确定|判断|明确|确诊)"
         r"|可能性"
     ),
     ends=re.compile(rf"[,;。]|{_TURN}"),
@@ -141,6 +141,8 @@ _LOBE_LIST = re.compile(
     r"((?:双侧|两侧|左侧|右侧|双|左|右)?)([额颞顶枕]叶?(?:[、和及与-]?[额颞顶枕]叶?){0,3})(?<!叶)叶"
 )
 
+_HEART_AND_LUNGS = re.compile("心肺")
+
 
 def _spell_out(match: re.Match[str]) -> Iterator[Piece]:
     """``左侧额颞叶`` -> ``左侧额叶、左侧颞叶``."""
@@ -148,6 +150,12 @@ def _spell_out(match: re.Match[str]) -> Iterator[Piece]:
     for at in names:
         end = at + 2 if match.string.startswith("叶", at + 1) else at + 1
         yield f"{match[1]}{match.string[at]}叶", match.start() if at == names[0] else at, end
+
+
+def _both_words(match: re.Match[str]) -> Iterator[Piece]:
+    """``心肺`` -> ``心脏肺``."""
+    yield "心脏", match.start(), match.start() + 1
+    yield "肺", match.start() + 1, match.end()
 
 
 CHINESE = Lexicon(
@@ -163,5 +171,5 @@ CHINESE = Lexicon(
     denial=DENIAL,
     hedge=HEDGE,
     region=REGION,
-    rewrites=((_BLANKS, ""), (_PAIR, "双侧"), (_LOBE_LIST, _spell_out)),
+    rewrites=((_BLANKS, ""), (_PAIR, "双侧"), (_LOBE_LIST, _spell_out), (_HEART_AND_LUNGS, _both_words)),
 )

@@ -49,13 +49,15 @@ BODY_PARTS = {
     "neck": r"(?<!femoral )neck(?! of)",
     "spine": r"(?:cervical|thoracic|lumbar|lumbosacral|whole) spine",
     "breast": r"breasts?|mammogra(?:ms?|phy|phic)",
-    "retina": r"retinal?|fundus (?:photographs?|photography)",
+    "retina": r"retinal?|fundus (?:photographs?|photography|images?|photos?)",
     "knee": r"knees?",
     "hip": r"hips?",
     "shoulder": r"shoulders?(?! blades?)",
     "ankle": r"ankles?",
     "foot": r"foot|feet",
-    "hand": r"hands?(?= (?:x ?ray|radiograph|film|is|are|shows?))|wrists?",
+    "hand": r"hands?(?= (?:x ?ray|radiograph|film|is|are|shows?))"
+    r"|(?:(?<=of a )|(?<=of the )|(?<=left )|(?<=right ))hands?(?! side)"
+    r"|wrists?",
     "elbow": r"elbows?",
 }
 
@@ -88,12 +90,13 @@ NORMAL = (
 
 _VESSEL = r"(?! (?:arter(?:y|ies|ial)|veins?|venous|vessels?|vasculature|trunk|embol\w+))"
 _NO_LUNG = r"(?! (?:windows?|nodul\w+|cancers?|carcinomas?|mass(?:es)?|tumou?rs?|algorithm|kernel|settings?)\b)"
+LESION_NOUN = r"(?:contusions?|lesions?|ha?emorrhages?|ha?ematomas?|bleeds?|infarcts?|infarctions?|tumou?rs?|o?edema)"
 _SIDE_SAID = r"(?:(?<=left )|(?<=right )|(?<=bilateral )|(?<=both ))"
 
 
 def _lobe(name: str, more: str = "", more_both: str = "") -> tuple[str, str]:
     """A lobe of the brain. The bare adjective is not enough: there are frontal views and temporal bones."""
-    words = rf"{name} (?:lobe|cortex|gyrus|pole|region|white matter)" + more
+    words = rf"{name} (?:lobe|cortex|gyrus|pole|region|white matter)|{name}(?= {LESION_NOUN}\b)" + more
     return words, rf"{name} (?:lobes|cortices|gyri|poles|regions)" + more_both
 
 
@@ -101,7 +104,7 @@ STRUCTURES: dict[str, str | tuple[str, str]] = {
     "lung": (
         rf"lung(?: (?:upper|middle|lower) lobe| field| base| apex| parenchyma)?\b{_NO_LUNG}"
         r"|(?:upper|middle|lower) lobe(?: of the lung)?(?! of the)"
-        rf"|{_SIDE_SAID}pulmonary(?: (?:parenchyma|field|lobe))?{_NO_LUNG}{_VESSEL}",
+        rf"|(?:(?<=left )|(?<=right ))apex|{_SIDE_SAID}pulmonary(?: (?:parenchyma|field|lobe))?{_NO_LUNG}{_VESSEL}",
         r"lungs|lung (?:fields|bases|apices|zones)|pulmonary (?:fields|lobes)"
         r"|(?:upper|middle|lower) lobes(?: of (?:the|both) lungs)?",
     ),

@@ -48,7 +48,10 @@ DENIAL = Scope(
         r"|excludes|not (?:an?|any|the)\b"
         rf"|(?:(?:does|do|did|can|could) ?not|(?:doesn|don|didn|can|couldn)'t|not) {_SHOW}\w*)\b"
     ),
-    ends=re.compile(rf"[;:]|\b(?:{_TURN}|{_VERB}|in|within|on|by|at|along|throughout|involving)\b"),
+    ends=re.compile(
+        rf"[;:]|\b(?:{_TURN}|{_VERB}|in|within|on|by|at|along|throughout|involving"
+        r"|of (?:the|both|either)|, (?:and|with) (?:the|an?|both|there|otherwise))\b"
+    ),
     # Trap: "not" alone does neither, "the nodule is not calcified" is about a nodule.
     before=re.compile(
         rf"\b(?:is|are|was|were|be)?(?: ?not|n't)(?: \w+ly)? {_SEEN}\b|\bcannot be {_SEEN}\b"
@@ -68,8 +71,9 @@ _NOT_EXCLUDED = (
 _DOUBT = r"(?:possible|probable|likely|unlikely|suspected|questionable|suggested|conceivable)"
 HEDGE = Scope(
     after=re.compile(
-        r"\b(?:may|might|could|possibl[ey]|probabl[ey]|likely|unlikely|perhaps|potential(?:ly)?|presumabl[ey]|presumed"
-        r"|suspected|suspicious|suspicion|suspect|concern(?:ing)? for|questionable|(?:appears?|seems?)(?: to|ing)"
+        r"\b(?:may|might|could|possibl[ey]|probabl[ey]|likely(?!,)|unlikely|perhaps|potential(?:ly)?|presumabl[ey]|presumed"
+        r"|suspected|suspicious|suspicion|suspect|uncertainty|doubt(?:ful)?"
+        r"|concern(?:ing)? for|questionable|(?:appears?|seems?)(?: to|ing)"
         r"|suggest(?:s|ed|ing|ive)?|(?:can(?:not|'t)|not|to) (?:entirely |completely )?(?:exclude|rule out)"
         rf"|(?:unclear|uncertain|unknown) (?:whether|if))\b|{_NOT_EXCLUDED}"
     ),
@@ -96,7 +100,15 @@ _PERCENT = (
     r"(?P<under>(?:less than|under|below|<) ?)?(?P<low>\d+(?:[.,]\d+)?)"
     r"(?:(?:-| to | ?% ?to )(?P<high>\d+(?:[.,]\d+)?))? ?(?:%|percent\b|per cent\b)"
 )
-FRACTIONS = {"half": 50.0, "third": 33.3, "quarter": 25.0, "two thirds": 66.7, "three quarters": 75.0}
+FRACTIONS = {
+    "tenth": 10.0,
+    "fifth": 20.0,
+    "half": 50.0,
+    "third": 33.3,
+    "quarter": 25.0,
+    "two thirds": 66.7,
+    "three quarters": 75.0,
+}
 
 
 def number(words: str) -> float:
@@ -128,7 +140,8 @@ REGION = RegionWords(
         re.compile(rf"{_PERCENT} of (?:the |its |this )?(?:\w+ )?(?:image|area|picture|slice|frame|field|scan|view)\b"),
         re.compile(_PERCENT),
         re.compile(
-            rf"(?P<under>less than |under )?(?P<low>{'|'.join(FRACTIONS)}) of (?:the |its |this )?(?:\w+ )?{_IMAGE}\b"
+            rf"(?P<under>less than |under )?(?P<low>{'|'.join(FRACTIONS)}) "
+            rf"of (?:it\b|(?:the |its |this )?(?:\w+ )?{_IMAGE}\b)"
         ),
     ),
     number=number,
@@ -141,7 +154,8 @@ _PAIR = re.compile(r"\b(?:left(?: and | or |/| & )(?:the )?right|right(?: and | 
 _NAME = r"(?:frontal|parietal|temporal|occipital)"
 _LOBE = rf"(?:(?:left|right|both|bilateral) )?{_NAME}"
 _LOBE_LIST = re.compile(
-    rf"\b({_LOBE}(?:(?:, and |, or |, | and | or |/){_LOBE}){{1,6}}) (lobes?|cortex|cortices|regions?)\b"
+    rf"\b({_LOBE}(?:(?:, and |, or |, | and | or |/){_LOBE}){{1,6}})"
+    rf"(?: (?:lobes?|cortex|cortices|regions?)\b|(?= {english.LESION_NOUN}\b))"
 )
 _SIDE_OR_NAME = re.compile(rf"left|right|both|bilateral|{_NAME}")
 
