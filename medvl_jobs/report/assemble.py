@@ -13,7 +13,8 @@ from medvl_jobs.report.frame import Frame
 from medvl_jobs.report.gates import gates_now
 from medvl_jobs.report.inputs import Evidence, Input, TrainingRun
 from medvl_jobs.report.profile import distribution, lengths, summarise
-from medvl_jobs.report.shape import Cost, Costs, Data, Lineage, Report, StageLineage, Training
+from medvl_jobs.report.shape import Report
+from medvl_jobs.report.shape_making import Cost, Costs, Data, Lineage, StageLineage, Training
 from medvl_jobs.report.verdict import judge
 
 _DECIMALS = 6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medvl_jobs.report.metrics import NAMES, Naming
-from medvl_jobs.report.shape import Changes
+from medvl_jobs.report.shape_making import Changes
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.report import ReportSettings

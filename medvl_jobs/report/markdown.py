@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report.metrics import SUMMARY, describe
-from medvl_jobs.report.shape import Changes, Gate, MetricRow, Report
+from medvl_jobs.report.shape import Gate, MetricRow, Report
+from medvl_jobs.report.shape_making import Changes
 from medvl_jobs.report.words import duration, interval, judgement, signed, value_text
 
 MOST_CHANGES = 8

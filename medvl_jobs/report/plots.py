@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from medvl_jobs.page import svg
-from medvl_jobs.report.shape import Distribution, LengthBin, Training
+from medvl_jobs.report.shape import Distribution, LengthBin
+from medvl_jobs.report.shape_making import Training
 
 SIDES = ("base", "tuned")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 446, 12, 200

@@ -12,7 +12,7 @@ import yaml
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import DataError, MissingInputError, SettingsError
 from medvl_jobs.report.frame import NOT_OF_THE_RUN
-from medvl_jobs.report.shape import Change, Changes
+from medvl_jobs.report.shape_making import Change, Changes
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import read_manifest
 

@@ -26,10 +26,11 @@ only: no clock of the report stage is in it.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
+
+from medvl_jobs.report.shape_making import Costs, Data, Lineage, Training, documented
 
 SCHEMA_VERSION = 2
 
@@ -41,10 +42,8 @@ and LLaMA-Factory's without a leading think block."""
 Unit = Literal["percent", "per image", "ratio"]
 Outcome = Literal["better", "worse", "equal", "unknown"]
 
-_documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 
-
-@_documented
+@documented
 class Estimate(TypedDict):
     """A mean and where it may lie."""
 
@@ -53,7 +52,7 @@ class Estimate(TypedDict):
     high: float | None
 
 
-@_documented
+@documented
 class Difference(Estimate):
     """One variant minus another, paired on the examples."""
 
@@ -61,7 +60,7 @@ class Difference(Estimate):
     """Share of the resamples in which the first variant is the better one; null with one group."""
 
 
-@_documented
+@documented
 class Control(TypedDict):
     """The tuned model beside one other variant, in the headline score."""
 
@@ -73,7 +72,7 @@ class Control(TypedDict):
     """Tuned minus this variant."""
 
 
-@_documented
+@documented
 class Headline(TypedDict):
     """The score that the verdict is about."""
 
@@ -88,7 +87,7 @@ class Headline(TypedDict):
     """Every variant but base and tuned."""
 
 
-@_documented
+@documented
 class MetricRow(TypedDict):
     """One line of the comparison table."""
 
@@ -104,7 +103,7 @@ class MetricRow(TypedDict):
     difference: Difference
 
 
-@_documented
+@documented
 class Slice(TypedDict):
     """The comparison on some of the examples."""
 
@@ -115,7 +114,7 @@ class Slice(TypedDict):
     metrics: list[MetricRow]
 
 
-@_documented
+@documented
 class Slicing(TypedDict):
     """All examples, divided by one of their properties; the most frequent part first, lengths in their order."""
 
@@ -123,7 +122,7 @@ class Slicing(TypedDict):
     slices: list[Slice]
 
 
-@_documented
+@documented
 class Verdict(TypedDict):
     """What the numbers say, and no more."""
 
@@ -132,7 +131,7 @@ class Verdict(TypedDict):
     looks: Looks
 
 
-@_documented
+@documented
 class Gate(TypedDict):
     """One condition of ``report.gates``."""
 
@@ -147,7 +146,7 @@ class Gate(TypedDict):
     """Why it cannot be judged; empty otherwise."""
 
 
-@_documented
+@documented
 class VariantSummary(TypedDict):
     """What became of one variant's examples."""
 
@@ -169,7 +168,7 @@ class VariantSummary(TypedDict):
     """``predict_results.json``, with LLaMA-Factory's keys."""
 
 
-@_documented
+@documented
 class Distribution(TypedDict):
     """How a score is spread over the examples."""
 
@@ -181,7 +180,7 @@ class Distribution(TypedDict):
     """Examples per bin, by variant."""
 
 
-@_documented
+@documented
 class AnswerLengths(TypedDict):
     """Quartiles of the answers' words."""
 
@@ -190,7 +189,7 @@ class AnswerLengths(TypedDict):
     high: float
 
 
-@_documented
+@documented
 class LengthBin(TypedDict):
     """The examples whose references have about one length."""
 
@@ -203,20 +202,7 @@ class LengthBin(TypedDict):
     """By variant."""
 
 
-@_documented
-class Training(TypedDict):
-    """The loss curve and the totals."""
-
-    steps: list[int]
-    loss: list[float]
-    """Nats per answer token, mean since the log step before."""
-    smoothed: list[float]
-    results: dict[str, float]
-    """``all_results.json``."""
-    counts: dict[str, int]
-
-
-@_documented
+@documented
 class ClaimMark(TypedDict):
     """A claim of an answer: characters ``[start, end)`` of its text, what they claim, and whether it is so."""
 
@@ -227,7 +213,7 @@ class ClaimMark(TypedDict):
     right: bool
 
 
-@_documented
+@documented
 class Answer(TypedDict):
     """What one variant said about one image."""
 
@@ -241,7 +227,7 @@ class Answer(TypedDict):
     claims: list[ClaimMark]
 
 
-@_documented
+@documented
 class GalleryItem(TypedDict):
     """One image of the gallery, without its pixels."""
 
@@ -257,87 +243,7 @@ class GalleryItem(TypedDict):
     """Kinds of facts that tuned gets wrong here."""
 
 
-@_documented
-class Cost(TypedDict):
-    """What one stage took."""
-
-    stage: str
-    wall_seconds: float
-    gpu_seconds: float
-    """Wall seconds times the GPUs held, idle or not."""
-    money: float | None
-    """``gpu_seconds`` at ``plan.price_per_gpu_hour``; null without a price."""
-    examples_per_second: float | None
-    """Of an evaluation, scoring included."""
-    peak_memory_bytes: int
-
-
-@_documented
-class Costs(TypedDict):
-    """What the stages took, one by one and together."""
-
-    price_per_gpu_hour: float | None
-    stages: list[Cost]
-    wall_seconds: float
-    gpu_seconds: float
-    money: float | None
-
-
-@_documented
-class StageLineage(TypedDict):
-    """Where one input comes from."""
-
-    stage: str
-    key: str
-    fingerprint: str
-    """sha256 of its manifest, which names the sha256 of each of its files."""
-    code_version: str
-    git_sha: str | None
-    image_digest: str | None
-    created_at: str
-
-
-@_documented
-class Change(TypedDict):
-    """A setting that two runs do not share; null stands for none, and for a setting that one of them did not know."""
-
-    setting: str
-    before: Any
-    after: Any
-
-
-@_documented
-class Changes(TypedDict):
-    """The settings of this run beside those of another."""
-
-    against: str
-    """``name/key`` of the other run."""
-    settings: list[Change]
-
-
-@_documented
-class Lineage(TypedDict):
-    """All that is needed to make the same report again."""
-
-    stages: list[StageLineage]
-    library_versions: dict[str, str]
-    """Of the stages together; where two differ, both are named."""
-    settings: dict[str, Any]
-    changes: Changes | None
-    """Null for the first run of a name."""
-
-
-@_documented
-class Data(TypedDict):
-    """What was compared, and what it is a part of."""
-
-    examples: int
-    groups: int
-    validation_examples: int
-    card: dict[str, Any]
-
-
-@_documented
+@documented
 class Caveat(TypedDict):
     """One thing that weakens the result."""
 
@@ -345,7 +251,7 @@ class Caveat(TypedDict):
     text: str
 
 
-@_documented
+@documented
 class Report(TypedDict):
     """All of ``report.json``."""
 
