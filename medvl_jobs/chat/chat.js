@@ -43,6 +43,9 @@ function forget(about) {
   chosen.file = null;
   chosen.example = null;
   by("reference").hidden = true;
+  if (call) call.abort();
+  clear("No answer yet."); // those that are there are of another image
+  by("status").textContent = "";
   mark();
   show("", about || "");
 }
@@ -133,10 +136,10 @@ const SIDES = ["base", "tuned"];
 const answered = new Set(); // sides of the question under way, well or not
 const ENDS = { stop: "", length: ", cut off", stopped: ", stopped" };
 
-function clear() {
+function clear(words) {
   answered.clear();
   for (const side of SIDES) {
-    by(`${side}-text`).textContent = "Waits for its turn.";
+    by(`${side}-text`).textContent = words;
     by(`${side}-text`).className = "said none";
     by(`${side}-about`).textContent = "";
   }
@@ -219,7 +222,7 @@ form.addEventListener("submit", async (event) => {
   by("ask").disabled = true;
   by("stop").hidden = false;
   by("status").textContent = "Sending …";
-  clear();
+  clear("Waits for its turn.");
   try {
     const response = await fetch("ask", { method: "POST", body: filled(), signal: call.signal });
     if (!response.ok) {

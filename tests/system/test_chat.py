@@ -157,6 +157,8 @@ def test_an_example_gets_two_answers_word_by_word(page: Page) -> None:
     assert len(set(lengths)) > 5, "it came in pieces"
     assert re.fullmatch(r"\d+ tokens?, [\d.]+ s(, cut off)?", page.locator("#tuned-about").inner_text())
     assert ask(page) == (base, tuned), "greedy: the same each time"
+    examples.nth(1).click()
+    expect(page.get_by_text("No answer yet.")).to_have_count(2)  # those that were there are of another image
 
 
 def test_an_upload_is_asked_about(page: Page) -> None:
