@@ -71,7 +71,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve(config: Path, log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = start("chat", "--config", str(config), f"chat.port={port}", log=log, env=env)
+    process = start("chat", "--config", str(config), f"chat.port={port}", "model.threads=1", log=log, env=env)
     address = f"http://127.0.0.1:{port}/"
     try:
         wait_for(lambda: status(address + "readyz") == 200, log)
@@ -290,11 +290,12 @@ def test_the_password_is_asked_for(browser: Browser, config: Path, tmp_path: Pat
 
 
 def test_a_server_that_ends_says_so_and_leaves_nothing(browser: Browser, config: Path, tmp_path: Path) -> None:
-    """SIGTERM lets an answer end; what has come stays on the page when the server is killed."""
+    """SIGTERM lets an answer end; who asks after it is told."""
     with serve(config, tmp_path / "chat.log") as server:
         page = browser.new_page()
         page.goto(server.address)
         page.get_by_role("button", name="Example 1", exact=False).first.click()
+        page.get_by_label("Longest answer, in tokens").fill("12")  # what ten seconds are enough for, anywhere
         page.get_by_role("button", name="Ask both models").click()
         expect(page.locator("#status")).to_have_text(re.compile("model answers"))
         server.process.terminate()
