@@ -20,6 +20,7 @@ SMALL = (
     "eval.max_new_tokens=12",
     "eval.flush_every=8",
     "eval.batch_size=8",
+    "eval.controls=[tuned-shuffled]",
     "model.threads=1",
 )
 """Overrides of the demo's profile: a minute instead of five."""
@@ -44,7 +45,7 @@ def results(storage: Storage) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in storage.list_keys(""):
         name = key.rsplit("/", 1)[-1]
-        if "/checkpoints/" in key or "/tensorboard/" in key or name in {"manifest.json", "run.yaml"}:
+        if {"checkpoints", "tensorboard", "live"} & set(key.split("/")) or name in {"manifest.json", "run.yaml"}:
             continue
         data = storage.read_bytes(key)
         if name == "trainer_log.jsonl":

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
         "prep": {"llamafactory_export": False, "workers": 1},
         "model": {"threads": 1},
         "train": {"epochs": 1, "batch_size": 4, "log_every_steps": 1, "save_every_steps": 50},
-        "eval": {"max_new_tokens": 8, "batch_size": 16, "limit": 16},
+        "eval": {"max_new_tokens": 8, "batch_size": 16, "limit": 16, "controls": ["tuned-shuffled"]},
         "report": {"gallery": 2, "resamples": 200},
     },
 }

@@ -198,6 +198,25 @@ def test_two_runs_that_share_a_stage_make_it_once(
     assert all("report" in release.stages() for release in (one, two)), "a report is each run's own"
 
 
+def test_pods_share_an_evaluation_and_make_the_same(
+    finished: Release, cluster: Cluster, inputs: seaweedfs.SeaweedFS, copied: Callable[..., str]
+) -> None:
+    release = Release(cluster, inputs, prefix=copied("runs/", "predictions/"))
+    release.install({"run": {"eval": {"shards": 2, "flush_every": 4, "controls": ["template"]}}})
+    release.finish()
+    assert release.stages() == ["eval-base", "eval-template", "eval-tuned", "report"]
+    for stage in ("eval-base", "eval-tuned"):
+        [job] = release.children(stage)
+        assert (job["spec"]["completionMode"], job["status"]["completedIndexes"]) == ("Indexed", "0,1")
+    [template] = release.children("eval-template")
+    assert template["spec"]["completionMode"] == "NonIndexed"
+    for key in finished.storage.list_keys("predictions/"):  # of whole runs, but for the third variant of each
+        if key.endswith("scores.parquet") and release.storage.exists(key):
+            assert release.storage.read_bytes(key) == finished.storage.read_bytes(key)
+    shared = {key for key in release.storage.list_keys("predictions/") if key.endswith("scores.parquet")}
+    assert len(shared & set(finished.storage.list_keys("predictions/"))) == 2
+
+
 def test_kubectl_get_shows_what_a_person_asks_for(finished: Release) -> None:
     """The commands of docs/operations.md, as they stand there."""
     labels = f"app.kubernetes.io/instance={finished.name}"

@@ -33,13 +33,14 @@ def report(demo: Path) -> dict:
 
 @pytest.mark.timeout(900)
 def test_the_tuned_model_learns_and_looks(demo: Path) -> None:
-    """Three figures: tuned beats base on facts, and falls without the right image."""
+    """Tuned beats base on facts, falls without the right image or any, and beats a caption that fits all of them."""
     made = report(demo)
     assert made["verdict"]["learned"] == "better"
     assert made["verdict"]["looks"] == "yes"
     f1 = {name: each["value"] for name, each in made["overall"]["headline"]["variants"].items()}
     assert f1["tuned"] > f1["base"] + 10
-    assert f1["tuned"] > f1["tuned-shuffled"] + 15
+    for control in ("tuned-shuffled", "tuned-blank", "template", "base-formatted"):
+        assert f1["tuned"] > f1[control] + 15
 
 
 @pytest.mark.timeout(900)
@@ -76,7 +77,7 @@ def test_predictions_are_scored_with_the_incumbents_keys(demo: Path) -> None:
             "predict_samples_per_second", "predict_steps_per_second", "predict_model_preparation_time",
             "predict_facts_f1",
         } <= set(made)  # fmt: skip
-        assert not list(folder.glob("*.seconds"))
+        assert not list(folder.glob("*.effort.json"))
 
 
 @pytest.mark.timeout(900)
@@ -87,7 +88,7 @@ def test_a_second_run_has_nothing_to_do(demo: Path) -> None:
     ranked = medvl("run", "--config", config, "--dry-run", "train.lora.rank=4").stdout.splitlines()
     assert {line.split()[1]: line.split()[0] for line in ranked} == {
         "prep": "reuse", "train": "run", "eval-base": "reuse", "eval-tuned": "run", "eval-tuned-shuffled": "run",
-        "report": "run",
+        "eval-tuned-blank": "run", "eval-template": "reuse", "eval-base-formatted": "reuse", "report": "run",
     }  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in (demo / "store").rglob("manifest.json")}
     medvl("run", "--config", config)
