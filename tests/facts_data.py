@@ -25,13 +25,17 @@ class Labelled:
 
 
 @cache
-def sentences(name: str) -> tuple[Labelled, ...]:
-    """``tests/fixtures/facts/<name>.jsonl``; the file leaves out the fields that a sentence does not state.
+def sentences(name: str, languages: tuple[str, ...] = ("english", "chinese")) -> tuple[Labelled, ...]:
+    """``tests/fixtures/facts/<name>_<language>.jsonl``; the files leave out the fields that a sentence does not state.
+
+    ``rules``: the rules were made with them. ``learnt``: they were held out once, the rules have learnt from them.
+    ``held_out``: labelled when the rules were as they are. All labels are older than the first reading.
 
     ``scan``: modality, plane and body part, ``-`` for none. ``region``: structure, position and percent, ``""`` and 0
     for none. ``hedged``: the values of the claims that are made with a reservation.
     """
-    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    files = [FOLDER / f"{name}_{language}.jsonl" for language in languages]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return tuple(_labelled(**json.loads(line)) for line in lines)
 
 
@@ -58,8 +62,8 @@ def stated(reading: Reading) -> Labels:
     return dict(zip(FIELDS, values, strict=True))
 
 
-def accuracy(examples: tuple[Labelled, ...]) -> dict[str, float]:
-    """Percent of the sentences read right: in every field, ``all``; and each field among those where it matters.
+def accuracy(examples: tuple[Labelled, ...]) -> dict[str, tuple[int, int]]:
+    """How many sentences are read right, of how many: in ``all`` fields, and in each field where it matters.
 
     A field matters where the label or the reader has something to say: empty on both sides proves nothing.
     """
@@ -72,4 +76,19 @@ def accuracy(examples: tuple[Labelled, ...]) -> dict[str, float]:
             if found[field] or example.facts[field]:
                 count[field] += 1
                 right[field] += found[field] == example.facts[field]
-    return {field: 100 * right[field] / count[field] for field in ("all", *FIELDS) if count[field]}
+    return {field: (right[field], count[field]) for field in ("all", *FIELDS)}
+
+
+def claims_f1(examples: tuple[Labelled, ...]) -> float:
+    """F1 of all claims, each structure one, against the labelled ones, in percent."""
+    shared = total = 0
+    for example in examples:
+        found, labelled = _claims(stated(read(example.text))), _claims(example.facts)
+        shared += len(found & labelled)
+        total += len(found) + len(labelled)
+    return 100 * 2 * shared / total
+
+
+def _claims(facts: Labels) -> set[tuple[str, Any]]:
+    listed = {("structures", name) for name in facts["structures"]}
+    return listed | {(f, v) for f, v in facts.items() if v and f not in ("structures", "hedged")}

@@ -44,8 +44,8 @@ DENIAL = Scope(
     after=re.compile(
         r"\b(?:no(?! (?:significant |interval )?(?:change|increase|growth|longer))"
         r"|without(?! (?:intravenous |iv )?contrast)|nor|neither|absence of|lack(?:s|ing)?(?: of)?|free of|free from"
-        r"|negative for|rather than|unlikely(?: to be| that)|(?<!to )(?<!not )(?<!cannot )(?<!can't )rules? out"
-        r"|excludes|not (?:an?|any|the)\b"
+        r"|negative for|rather than|unlikely(?: to be| that)|not likely"
+        r"|(?<!to )(?<!not )(?<!cannot )(?<!can't )rules? out|excludes|not (?:an?|any|the)\b"
         rf"|(?:(?:does|do|did|can|could) ?not|(?:doesn|don|didn|can|couldn)'t|not) {_SHOW}\w*)\b"
     ),
     ends=re.compile(
