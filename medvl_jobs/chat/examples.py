@@ -48,7 +48,7 @@ def read_some(storage: Storage, prepared_key: str, count: int, scratch: Path) ->
     try:
         where = spread(places(storage, prepared_key, "val"), count)
     except (MissingInputError, DataError) as error:
-        log.warning("the page has no examples: %s", error.what)
+        log.warning("the page has no examples: %s: %s", error.what, error.where)
         return []
     rows = [row for table in read_examples(storage, prepared_key, where, scratch) for row in table.to_pylist()]
     return [

@@ -24,6 +24,8 @@ from medvl_jobs.storage.base import Storage
 
 log = logging.getLogger(__name__)
 
+NO_SOURCE = "none"
+"""Where a fingerprint of the data would stand."""
 FINISH_SECONDS = 10
 """After SIGTERM, answers under way have so long; Kubernetes gives 30 seconds."""
 
@@ -62,6 +64,17 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> None:
             server.run(sockets=[listener])
         if loading.error is not None:
             raise loading.error
+
+
+def with_source(settings: RunSettings) -> RunSettings:
+    """The settings with a source, be it none: an adapter that is named, or a server, can be asked without data.
+
+    The page has no examples then.
+    """
+    prep, evaluation = settings.prep, settings.eval
+    if prep.source or prep.source_fingerprint or not (evaluation.adapter or evaluation.engine == "openai"):
+        return settings
+    return settings.model_copy(update={"prep": prep.model_copy(update={"source_fingerprint": NO_SOURCE})})
 
 
 def _listener(host: str, port: int) -> socket.socket:

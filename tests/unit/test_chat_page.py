@@ -17,8 +17,10 @@ from prep_data import png
 
 from medvl_jobs.chat.app import Page
 from medvl_jobs.chat.examples import Example
+from medvl_jobs.chat.job import with_source
 from medvl_jobs.chat.loading import Loading
 from medvl_jobs.errors import MissingInputError
+from medvl_jobs.settings.keys import stage_keys
 from medvl_jobs.settings.run import RunSettings
 
 EXAMPLE = Example("row-1", "A caption.", png(64, 64), png(32, 32))
@@ -198,6 +200,17 @@ def test_other_sites_are_kept_out(served: Served) -> None:
     assert served.http.post("/image", content=png(), headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert served.http.post("/image", content=png(), headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
     assert served.http.get("/state", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_an_adapter_of_ones_own_needs_no_data() -> None:
+    model = {"model": {"fingerprint": "a"}}
+    with pytest.raises(ValueError, match="not pinned"):
+        stage_keys(with_source(RunSettings.model_validate(model)))
+    named = model | {"eval": {"adapter": "adapters/1", "adapter_fingerprint": "1"}}
+    assert stage_keys(with_source(RunSettings.model_validate(named))).adapter == "1"
+    assert stage_keys(with_source(RunSettings.model_validate(model | {"eval": {"engine": "openai"}})))
+    own = RunSettings.model_validate(named | {"prep": {"source": "data.parquet"}})
+    assert with_source(own) == own
 
 
 def test_a_load_that_fails_is_kept_for_whoever_serves() -> None:
