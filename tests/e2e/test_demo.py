@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from pipeline_runs import medvl
 
 from medvl_jobs.contracts.fingerprint import sha256_file
@@ -41,6 +42,28 @@ def test_the_tuned_model_learns_and_looks(demo: Path) -> None:
     assert f1["tuned"] > f1["base"] + 10
     for control in ("tuned-shuffled", "tuned-blank", "template", "base-formatted"):
         assert f1["tuned"] > f1[control] + 15
+
+
+@pytest.mark.timeout(900)
+def test_the_report_keeps_to_its_schema_and_marks_claims(demo: Path) -> None:
+    made = report(demo)
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text())
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(made)] == []
+    told = [answer for item in made["gallery"] for answer in item["answers"] if answer["variant"] == "tuned"]
+    assert all(answer["claims"] for answer in told)
+    assert {claim["right"] for answer in told for claim in answer["claims"]} == {True, False}
+    assert {each["by"] for each in made["slicings"]} == {"modality", "body part", "length"}
+
+
+@pytest.mark.timeout(900)
+def test_a_run_beside_itself_is_a_tie(demo: Path, tmp_path: Path) -> None:
+    store = f"storage.uri={demo / 'store'}"
+    ran = medvl("compare", "--out", str(tmp_path), "demo", "demo/latest", store, "report.resamples=1000")
+    assert "no difference between run B" in ran.stdout
+    made = json.loads((tmp_path / "report.json").read_text())
+    assert {row["difference"]["value"] for row in made["overall"]["metrics"]} == {0}
+    assert made["overall"]["examples"] == 130
+    assert made["lineage"]["changes"]["settings"] == []
 
 
 @pytest.mark.timeout(900)
