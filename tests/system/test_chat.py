@@ -15,6 +15,7 @@ from typing import Literal
 
 import browser as pages
 import numpy as np
+import openai_server
 import pytest
 from PIL import Image
 from pipeline_runs import medvl, start
@@ -68,10 +69,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serve(config: Path, log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
+def serve(config: Path, log: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = start("chat", "--config", str(config), f"chat.port={port}", "model.threads=1", log=log, env=env)
+    words = (f"chat.port={port}", "model.threads=1", *words)
+    process = start("chat", "--config", str(config), *words, log=log, env=env)
     address = f"http://127.0.0.1:{port}/"
     try:
         wait_for(lambda: status(address + "readyz") == 200, log)
@@ -273,7 +275,7 @@ def test_text_has_contrast(browser: Browser, server: Server, scheme: Literal["li
 
 def test_the_password_is_asked_for(browser: Browser, config: Path, tmp_path: Path) -> None:
     log = tmp_path / "chat.log"
-    with serve(config, log, {"MEDVL_CHAT__PASSWORD": "open sesame"}) as server:
+    with serve(config, log, env={"MEDVL_CHAT__PASSWORD": "open sesame"}) as server:
         page = browser.new_page()
         page.goto(server.address)
         expect(page).to_have_title("demo: sign in")
@@ -287,6 +289,24 @@ def test_the_password_is_asked_for(browser: Browser, config: Path, tmp_path: Pat
         ask(page)
         page.close()
     assert "sesame" not in log.read_text()
+
+
+def test_two_names_on_a_server_answer_at_once(browser: Browser, config: Path, tmp_path: Path) -> None:
+    def say(model: str, image: bytes) -> str:
+        return "" if model == "plain" else "An adapted <b>answer</b>."
+
+    with openai_server.running(models=["plain", "adapted"], say=say) as models:
+        names = (f"eval.server.url={models.url}", "eval.server.base_name=plain", "eval.server.tuned_name=adapted")
+        with serve(config, tmp_path / "chat.log", "eval.engine=openai", *names) as server:
+            page = browser.new_page()
+            page.goto(server.address)
+            expect(page.get_by_text("Both models answer on a server, as plain and adapted.")).to_be_visible()
+            page.get_by_role("button", name="Example 1", exact=False).first.click()
+            assert ask(page) == ("It answered nothing.", "An adapted <b>answer</b>.")
+            models.faults.extend([lambda: openai_server.error(503, "worn out")] * 2)
+            page.get_by_role("button", name="Ask both models").click()
+            expect(page.get_by_text("The server answers 503: worn out")).to_have_count(2)
+            page.close()
 
 
 def test_a_server_that_ends_says_so_and_leaves_nothing(browser: Browser, config: Path, tmp_path: Path) -> None:
