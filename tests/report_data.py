@@ -86,10 +86,11 @@ class World:
     def evidence(self) -> Evidence:
         """What `read_evidence` would read."""
         inputs = [Input("prep", layout.prepared(self.keys.prep), self.manifest("prep", self.keys.prep))]
-        training = None
+        trainings = {}
         if self.log is not None:
             training = TrainingRun(self.manifest("train", self.keys.adapter), self.log, TOTALS)
             inputs.append(Input("train", layout.adapter(self.keys.adapter), training.manifest))
+            trainings[Variant.TUNED] = training
         answers = {}
         for variant, given in self.predictions.items():
             key = self.keys.eval[variant]
@@ -98,7 +99,7 @@ class World:
             answers[variant] = Answers(manifest, by_id(given), self.scores[variant], results(given), claims)
             inputs.append(Input(f"eval-{variant}", layout.predictions(key), manifest))
         asked = tuple(self.examples[: self.settings.eval.limit])
-        return Evidence(tuple(inputs), self.card, asked, len(self.examples), answers, training)
+        return Evidence(tuple(inputs), self.card, asked, len(self.examples), answers, trainings)
 
     def report(self) -> Report:
         """The report of it."""

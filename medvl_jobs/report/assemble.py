@@ -16,6 +16,7 @@ from medvl_jobs.report.profile import distribution, lengths, summarise
 from medvl_jobs.report.shape import Report
 from medvl_jobs.report.shape_making import Cost, Costs, Data, Lineage, StageLineage, Training
 from medvl_jobs.report.verdict import judge
+from medvl_jobs.settings.eval import Variant
 
 _DECIMALS = 6
 
@@ -40,7 +41,7 @@ def assemble(evidence: Evidence, frame: Frame) -> Report:
         "slicings": slicings,
         "distribution": distribution(next(each for each in paired if each.metric == headline)),
         "lengths": lengths(examples, evidence.answers),
-        "training": training(evidence.training) if evidence.training and evidence.training.log else None,
+        "trainings": [training(variant, run) for variant, run in evidence.trainings.items() if run.log],
         "data": _data(evidence),
         "gallery": gallery.items(chosen, evidence, headline, names),
         "costs": costs(evidence, frame.price_per_gpu_hour),
@@ -49,11 +50,12 @@ def assemble(evidence: Evidence, frame: Frame) -> Report:
     }
 
 
-def training(run: TrainingRun) -> Training:
+def training(variant: Variant, run: TrainingRun) -> Training:
     """The curve, raw and smoothed, and the totals. A log step whose loss is NaN is left out of the curve."""
     lines = [line for line in run.log if line["loss"] is not None and math.isfinite(line["loss"])]
     losses = [float(line["loss"]) for line in lines]
     return {
+        "variant": variant.value,
         "steps": [int(line["current_steps"]) for line in lines],
         "loss": losses,
         "smoothed": [round(value, _DECIMALS) for value in smooth(losses)],

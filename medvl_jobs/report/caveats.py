@@ -36,7 +36,7 @@ def caveats(evidence: Evidence, frame: Frame, whole: Slice, variants: Sequence[V
         *(_about_control(evidence) if frame.kind == "run" else ()),
         *_about_data(evidence),
         *about_making(evidence, frame),
-        *_about_training(evidence),
+        *_about_training(evidence, variants),
     ]
     return [{"name": name, "text": text} for name, text in found]
 
@@ -156,12 +156,12 @@ def _about_data(evidence: Evidence) -> Found:
         yield "groups unknown", f"{alone}: {leak}, and the intervals may be too narrow."
 
 
-def _about_training(evidence: Evidence) -> Found:
-    if evidence.training is None:
-        return
-    log, steps = evidence.training.log, evidence.training.results.get("left_out_steps", 0)
-    if lost := sum(line["loss"] is None or not math.isfinite(line["loss"]) for line in log):
-        yield "training diverged", f"The training loss was no number at {lost:,} of {len(log):,} log steps."
-    elif steps:
-        without = f"{quantity(int(steps), 'training step')} without a finite loss or gradient"
-        yield "steps left out", f"The training left out {without}."
+def _about_training(evidence: Evidence, variants: Sequence[VariantSummary]) -> Found:
+    for variant, run in evidence.trainings.items():
+        whose = f" of {_label(variants, variant)}" if len(evidence.trainings) > 1 else ""
+        log, steps = run.log, run.results.get("left_out_steps", 0)
+        if lost := sum(line["loss"] is None or not math.isfinite(line["loss"]) for line in log):
+            yield "training diverged", f"The training loss{whose} was no number at {lost:,} of {len(log):,} log steps."
+        elif steps:
+            without = f"{quantity(int(steps), 'training step')} without a finite loss or gradient"
+            yield "steps left out", f"The training{whose} left out {without}."

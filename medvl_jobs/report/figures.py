@@ -9,7 +9,7 @@ from medvl_jobs.page import svg
 from medvl_jobs.page.look import theme
 from medvl_jobs.page.words import number
 from medvl_jobs.report.metrics import IN_PARTS
-from medvl_jobs.report.plots import histograms, length_curves, loss_curve
+from medvl_jobs.report.plots import histograms, length_curves, loss_curves
 from medvl_jobs.report.shape import Estimate, Headline, Report, Slicing
 from medvl_jobs.report.words import interval
 
@@ -29,8 +29,8 @@ def draw(report: Report) -> dict[str, str]:
     for slicing in report["slicings"]:
         if slicing["slices"]:
             figures[f"by-{slicing['by'].replace(' ', '-')}"] = part_bars(slicing, shorts)
-    if report["training"] and report["training"]["steps"]:
-        figures["loss"] = loss_curve(report["training"])
+    if trainings := [training for training in report["trainings"] if training["steps"]]:
+        figures["loss"] = loss_curves(trainings, shorts)
     return figures
 
 

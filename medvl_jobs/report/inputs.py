@@ -87,8 +87,8 @@ class Evidence:
     validation_examples: int
     """In the whole split."""
     answers: dict[Variant, Answers]
-    training: TrainingRun | None
-    """None when the adapter was given, not trained by this run, and its manifest is not in the store."""
+    trainings: dict[Variant, TrainingRun]
+    """By the variant whose adapter it made; none when the adapter was given, and its manifest is not in the store."""
 
 
 def read_evidence(
@@ -111,7 +111,8 @@ def read_evidence(
         Input(f"eval-{variant}", layout.predictions(keys.eval[variant]), given.manifest)
         for variant, given in answers.items()
     ]
-    return Evidence(tuple(inputs), read_card(storage, prefix), examples, len(split), answers, training)
+    trainings = {Variant.TUNED: training} if training else {}
+    return Evidence(tuple(inputs), read_card(storage, prefix), examples, len(split), answers, trainings)
 
 
 def read_asked(storage: Storage, key: str, asked: Sequence[str]) -> Answers:
@@ -172,9 +173,12 @@ def read_training(settings: RunSettings, storage: Storage, keys: StageKeys) -> t
     else:
         prefix = given.rstrip("/")
         manifest = read_manifest(storage, prefix)
-    if manifest is None:
-        return None, prefix
+    return (read_log(storage, prefix, manifest) if manifest else None), prefix
+
+
+def read_log(storage: Storage, prefix: str, manifest: Manifest) -> TrainingRun:
+    """What a training left of itself under ``prefix``, as far as it is there."""
     if not storage.exists(f"{prefix}/{layout.TRAINER_LOG}"):
-        return TrainingRun(manifest, [], {}), prefix
+        return TrainingRun(manifest, [], {})
     log = [json.loads(line) for line in storage.read_bytes(f"{prefix}/{layout.TRAINER_LOG}").splitlines() if line]
-    return TrainingRun(manifest, log, read_totals(storage, f"{prefix}/{layout.ALL_RESULTS}")), prefix
+    return TrainingRun(manifest, log, read_totals(storage, f"{prefix}/{layout.ALL_RESULTS}"))

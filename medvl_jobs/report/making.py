@@ -42,11 +42,10 @@ def _about_adapter(evidence: Evidence) -> Found:
     if tuned.get("eval", {}).get("adapter"):
         given = "The adapter was given, not trained by this run"
         yield "foreign adapter", f"{given}: whether it has seen these validation images is not known."
-        if evidence.training is None:
+        if not evidence.trainings:
             yield "prompt unknown", "With which question the adapter was trained is not known either."
-    if evidence.training is None:
-        return
-    if changed := _differing(evidence.training.manifest.settings.get("prompt"), tuned.get("prompt")):
+    training = evidence.trainings.get(Variant.TUNED)
+    if training and (changed := _differing(training.manifest.settings.get("prompt"), tuned.get("prompt"))):
         asked = f"The adapter was trained with another prompt than it was asked with ({changed} differs)"
         yield "another prompt", f"{asked}: it may do better with its own."
 

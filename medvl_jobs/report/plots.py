@@ -58,18 +58,28 @@ class Axes:
         return self.bottom + 44
 
 
-def loss_curve(training: Training) -> str:
-    """Loss per log step, raw and smoothed, over optimiser steps."""
-    steps, losses = training["steps"], training["loss"]
-    axes = Axes(max(steps), max(losses), "optimiser step")
+def loss_curves(trainings: Sequence[Training], labels: Mapping[str, str]) -> str:
+    """Loss per log step, raw and smoothed, over optimiser steps; of several trainings with their names."""
+    several = len(trainings) > 1
+    last, highest = max(max(each["steps"]) for each in trainings), max(max(each["loss"]) for each in trainings)
+    axes = Axes(last, highest, "optimiser step", *((34, 222) if several else ()))
 
-    def path(values: Sequence[float]) -> str:
+    def path(steps: Sequence[int], values: Sequence[float]) -> str:
         points = zip(steps, values, strict=True)
         return "M" + "L".join(f"{axes.x(step):.1f} {axes.y(value):.1f}" for step, value in points)
 
-    curves = [f'<path class="raw" d="{path(losses)}"/>', f'<path class="smooth" d="{path(training["smoothed"])}"/>']
-    ends = f"{losses[0]:.3f} at first, {losses[-1]:.3f} at last"
-    title = f"Training loss in nats per answer token over {max(steps):,} optimiser steps: {ends}"
+    curves, told, x = [], [], float(_LEFT)
+    for each in trainings:
+        side, losses = (each["variant"] if several else ""), each["loss"]
+        curves.append(f'<path class="raw {side}" d="{path(each["steps"], losses)}"/>')
+        curves.append(f'<path class="smooth {side}" d="{path(each["steps"], each["smoothed"])}"/>')
+        name = f"{labels[each['variant']]}, " if several else ""
+        told.append(f"{name}{losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+        if several:
+            label = labels[each["variant"]]
+            curves += [f'<path class="smooth {side}" d="M{x:.1f} 10h22"/>', svg.text(x + 28, 14, label)]
+            x += 44 + 7.5 * len(label)
+    title = f"Training loss in nats per answer token over {last:,} optimiser steps: {'; '.join(told)}"
     return svg.figure(axes.height, title, [*axes.grid(), *curves, *axes.labels()])
 
 

@@ -11,7 +11,7 @@
     ├── slicings[]        by modality, body part and length of the reference: a Slice each, with the main scores only
     ├── distribution      how the headline score is spread over the examples
     ├── lengths           words of the answers beside words of the references
-    ├── training          loss per log step and totals, or null when the adapter was trained elsewhere
+    ├── trainings[]       loss per log step and totals; none when the adapter was trained elsewhere
     ├── data              counts of the dataset card; examples and groups compared here
     ├── gallery[]         the images shown in the page, with reference and answers (the pixels are in the page only)
     ├── costs             seconds, GPU-seconds, money and memory per stage
@@ -266,7 +266,7 @@ class Report(TypedDict):
     slicings: list[Slicing]
     distribution: Distribution
     lengths: list[LengthBin]
-    training: Training | None
+    trainings: list[Training]
     data: Data
     gallery: list[GalleryItem]
     costs: Costs

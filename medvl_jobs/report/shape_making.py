@@ -15,6 +15,8 @@ documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=Tru
 class Training(TypedDict):
     """The loss curve and the totals."""
 
+    variant: str
+    """Whose adapter it made: ``tuned``; in a report of two runs ``base`` is the first one's."""
     steps: list[int]
     loss: list[float]
     """Nats per answer token, mean since the log step before."""

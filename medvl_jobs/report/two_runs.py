@@ -12,7 +12,16 @@ from medvl_jobs.report.answers import Answers, read_answers, refuse_strangers
 from medvl_jobs.report.assemble import assemble
 from medvl_jobs.report.files import render
 from medvl_jobs.report.frame import Frame
-from medvl_jobs.report.inputs import Evidence, Example, Input, ReadFacts, read_card, read_examples, read_images
+from medvl_jobs.report.inputs import (
+    Evidence,
+    Example,
+    Input,
+    ReadFacts,
+    read_card,
+    read_examples,
+    read_images,
+    read_log,
+)
 from medvl_jobs.report.metrics import Naming
 from medvl_jobs.report.runs import FinishedRun, differences, find_run
 from medvl_jobs.report.shape import Report
@@ -90,7 +99,13 @@ def read_both(
     card = read_card(storage, layout.prepared(_key(second, "prep")))
     most = max(len(split) for split in splits)
     ordered = tuple(each for each in inputs if once[each.prefix] is each)
-    return Evidence(ordered, card, common, most, answers, training=None)
+    trainings = {
+        variant: read_log(storage, each.prefix, each.manifest)
+        for variant, side in ((Variant.BASE, "A"), (Variant.TUNED, "B"))
+        for each in inputs
+        if each.stage == f"{side} train"
+    }
+    return Evidence(ordered, card, common, most, answers, trainings)
 
 
 def _asked(storage: Storage, run: FinishedRun, scratch: Path, read_facts: ReadFacts | None) -> tuple[Example, ...]:

@@ -184,7 +184,7 @@ def test_caveats_come_from_the_numbers() -> None:
         "control shows related images", "control shows the same image", "foreign adapter", "prompt unknown",
         "uncommitted code",
     }  # fmt: skip
-    assert report["training"] is None
+    assert report["trainings"] == []
 
 
 @pytest.mark.parametrize("loss", [float("nan"), None])
@@ -194,8 +194,7 @@ def test_a_diverged_training_is_told_and_its_curve_still_drawn(loss: float | Non
     made.log[-1]["loss"] = loss
     report = report_of(made)
     assert "training diverged" in names(report)
-    assert report["training"] is not None
-    assert len(report["training"]["steps"]) == 119
+    assert len(report["trainings"][0]["steps"]) == 119
 
 
 def test_limited_evaluations_say_so() -> None:

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -172,7 +173,8 @@ def test_a_broken_image_names_its_example() -> None:
 @pytest.mark.parametrize("losses", [[1.0], [0.0, 0.0], [1e-5, 3e-5], [2.0, 900.0]])
 def test_loss_curves_of_odd_scales(losses: list[float]) -> None:
     steps = list(range(1, len(losses) + 1))
-    svg = plots.loss_curve({"steps": steps, "loss": losses, "smoothed": smooth(losses), "results": {}, "counts": {}})
+    one: Any = {"variant": "tuned", "steps": steps, "loss": losses, "smoothed": smooth(losses)}
+    svg = plots.loss_curves([one], {"tuned": "Tuned"})
     assert ElementTree.fromstring(svg)
     assert not {"nan", "inf"} & set(re.findall("[a-z]+", svg))
 

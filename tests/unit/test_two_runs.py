@@ -81,6 +81,8 @@ def test_two_runs_are_reported_like_one(storage: Storage, tmp_path: Path) -> Non
     }  # fmt: skip
     stages = [each["stage"] for each in report["lineage"]["stages"]]
     assert stages == ["A prep", "A train", "A eval-tuned", "B train", "B eval-tuned"]
+    assert [(each["variant"], len(each["steps"])) for each in report["trainings"]] == [("base", 120), ("tuned", 120)]
+    assert "Run B, " in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert not {"no control", "foreign adapter", "limited"} & {each["name"] for each in report["caveats"]}
 
 
