@@ -214,8 +214,8 @@ def _prep(settings: RunSettings, *, check: bool) -> None:
     else:
         from medvl_jobs.prep import job
 
-        with signs_of_life(settings, storage, ("prep",)), without_pandas():
-            job.run(settings, storage, prep_key(settings), source)
+        with signs_of_life(settings, storage, ("prep",)) as progress, without_pandas():
+            job.run(settings, storage, prep_key(settings), source, progress)
 
 
 def _model(settings: RunSettings) -> None:
@@ -260,6 +260,10 @@ def _stage(settings: RunSettings, arguments: argparse.Namespace) -> None:
     from medvl_jobs.storage.open import open_storage
 
     storage = open_storage(settings.storage)
+    if arguments.command == "chat":
+        from medvl_jobs.chat.job import with_source
+
+        settings = with_source(settings)
     settings = pin(settings, storage)
     keys = stage_keys(settings)
     match arguments.command:

@@ -116,8 +116,7 @@ def as_text(found: Run, looks: Sequence[Look], uri: str, now: datetime | None = 
 def _cells(each: Look, now: datetime) -> tuple[str, ...]:
     status = each.status
     if status is None:
-        waits = f"waiting for {', '.join(each.waits_for)}" if each.waits_for else each.state
-        return (each.stage.name, waits, *[""] * (len(_COLUMNS) - 2))
+        return (each.stage.name, _waiting(each), *[""] * (len(_COLUMNS) - 2))
     state: str = each.state
     if each.state == "silent":
         state = f"no sign of life since {_clock(status.updated_at, now)}"
@@ -137,8 +136,16 @@ def _cells(each: Look, now: datetime) -> tuple[str, ...]:
         f"{status.rate:.3g} {status.unit}/s" if status.rate is not None else "",
         left,
         f"{status.host} × {status.processes}" if status.processes > 1 else status.host,
-        f"{duration(max((now - status.updated_at).total_seconds(), 0.0))} ago",
+        f"{duration(max((now - status.updated_at).total_seconds(), 0.0))} ago" if each.state == "working" else "",
     )
+
+
+def _waiting(each: Look) -> str:
+    """For what, where that is known."""
+    if not each.waits_for:
+        return each.state
+    more = f" and {len(each.waits_for) - 1} more" if len(each.waits_for) > 1 else ""
+    return f"waiting for {each.waits_for[0]}{more}"
 
 
 def _trouble(each: Look, now: datetime) -> Iterator[str]:

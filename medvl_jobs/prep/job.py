@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.live import Progress, untold
 from medvl_jobs.contracts.manifest import InputRef, Manifest, Provenance
 from medvl_jobs.errors import TryAgainError
 from medvl_jobs.page.words import quantity
@@ -29,7 +30,9 @@ from medvl_jobs.storage.publish import Publication, read_manifest
 log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, storage: Storage, key: str, source: Source | None = None) -> Manifest | None:
+def run(
+    settings: RunSettings, storage: Storage, key: str, source: Source | None = None, progress: Progress = untold
+) -> Manifest | None:
     """Make the prepared dataset ``key``, or return its manifest when it is there; ``source`` if it is known already.
 
     Finished parts of an earlier attempt are kept. With ``prep.indexes`` above 1 only a share of the parts is made here;
@@ -46,7 +49,7 @@ def run(settings: RunSettings, storage: Storage, key: str, source: Source | None
         return done
     started = time.monotonic()
     with scratch_folder("medvl-prep-") as scratch, os_errors(scratch):
-        source, parts = read(settings, storage, key, scratch, source)
+        source, parts = read(settings, storage, key, scratch, source, progress)
         if parts is None:
             return None
         publication = Publication(storage, prefix)
@@ -71,7 +74,12 @@ def run(settings: RunSettings, storage: Storage, key: str, source: Source | None
 
 
 def read(
-    settings: RunSettings, storage: Storage, key: str, scratch: Path, source: Source | None = None
+    settings: RunSettings,
+    storage: Storage,
+    key: str,
+    scratch: Path,
+    source: Source | None = None,
+    progress: Progress = untold,
 ) -> tuple[Source, tuple[FinishedPart, ...] | None]:
     """Make this pod's share of the parts; then all parts, or none when other pods still have some to make."""
     prep = settings.prep
@@ -80,7 +88,7 @@ def read(
         check_prompt(settings.prompt)
     source = source or find_source(prep, settings.storage)
     source.require(prep.source_fingerprint)
-    make_share(source, settings, storage, key, scratch)
+    make_share(source, settings, storage, key, scratch, progress)
     parts = finished_parts(storage, key, len(source.shards.keys))
     if parts is None and prep.indexes == 1:
         what = "another prep of the same dataset has made parts while this one ran, and has stopped"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl_jobs.contracts import layout
+from medvl_jobs.contracts.live import Progress, untold
 from medvl_jobs.errors import SchemaMismatchError, SettingsError
 from medvl_jobs.prep.caption_index import CaptionIndex
 from medvl_jobs.prep.finished import ENDS_SHARD, part_names
@@ -33,7 +34,9 @@ from medvl_jobs.storage.publish import read_manifest
 log = logging.getLogger(__name__)
 
 
-def make_share(source: Source, settings: RunSettings, storage: Storage, key: str, scratch: Path) -> None:
+def make_share(
+    source: Source, settings: RunSettings, storage: Storage, key: str, scratch: Path, progress: Progress = untold
+) -> None:
     """Make those parts that are this pod's and not there yet.
 
     As many files are looked at together as there are processes; the next ones are fetched when these are done. Raises
@@ -47,7 +50,9 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
     captions = _index_captions(source.captions, prep, storage, key, scratch) if source.captions else None
     count = prep.workers or processors()
     with workers(count) as run_all:
-        for batch in (share.shards[start : start + count] for start in range(0, len(share.shards), count)):
+        for start in range(0, len(share.shards), count):
+            batch = share.shards[start : start + count]
+            progress(start, len(share.shards))
             with ExitStack() as files:
                 pieces = []
                 for shard in batch:
@@ -55,6 +60,7 @@ def make_share(source: Source, settings: RunSettings, storage: Storage, key: str
                     pieces += share.pieces(shard, path)
                 run_all([partial(_make_parts, each, captions, settings, key, scratch, environment) for each in pieces])
             _refuse_changes(source, batch, storage, key)
+        progress(len(share.shards), len(share.shards))
 
 
 def _refuse_changes(source: Source, batch: Sequence[int], storage: Storage, key: str) -> None:
