@@ -68,18 +68,30 @@ def find_run(storage: Storage, word: str) -> FinishedRun:
 
 
 def changes_since(storage: Storage, name: str, key: str, settings: dict[str, Any]) -> Changes | None:
-    """The settings beside those of the run before; none for the first of a name, or when its settings are gone."""
+    """The settings beside those of the run before; none for the first of a name, or when its settings are gone.
+
+    ``settings`` are those of this run where `medvl run` has not recorded them: it changes a few for the stages.
+    """
     before = run_before(storage, name, key)
-    where = f"{layout.run(name, before or '')}/{layout.RUN_FILE}"
-    if before is None or not storage.exists(where):
+    earlier = _recorded(storage, name, before) if before else None
+    if earlier is None:
+        return None
+    now = _recorded(storage, name, key)
+    return {"against": f"{name}/{before}", "settings": differences(earlier, settings if now is None else now)}
+
+
+def _recorded(storage: Storage, name: str, key: str) -> dict[str, Any] | None:
+    """The settings of a run as `medvl run` left them."""
+    where = f"{layout.run(name, key)}/{layout.RUN_FILE}"
+    if not storage.exists(where):
         return None
     try:
-        earlier = yaml.safe_load(storage.read_bytes(where))
+        settings = yaml.safe_load(storage.read_bytes(where))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _unreadable(f"the settings of the run before are not YAML: {error}", f"{storage.uri}/{where}") from error
-    if not isinstance(earlier, dict):
-        raise _unreadable("the settings of the run before are no mapping", f"{storage.uri}/{where}")
-    return {"against": f"{name}/{before}", "settings": differences(earlier, settings)}
+        raise _unreadable(f"the settings of the run are not YAML: {error}", f"{storage.uri}/{where}") from error
+    if not isinstance(settings, dict):
+        raise _unreadable("the settings of the run are no mapping", f"{storage.uri}/{where}")
+    return settings
 
 
 def run_before(storage: Storage, name: str, key: str) -> str | None:

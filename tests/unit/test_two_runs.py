@@ -166,6 +166,17 @@ class TestTheRunBefore:
         job.run(second.settings, storage, second.keys)
         assert storage.read_bytes(page) == before
 
+    def test_it_is_what_was_recorded_that_is_compared(self, tmp_path: Path) -> None:
+        first, second = quick(), quick()
+        second.keys = replace(KEYS, report="e" * 16)
+        finish(first, tmp_path)
+        own = f"{layout.run('made-up', 'e' * 16)}/{layout.RUN_FILE}"
+        storage = LocalStorage(tmp_path)
+        storage.write_bytes(own, storage.read_bytes(f"{layout.run('made-up', KEYS.report)}/{layout.RUN_FILE}"))
+        for_the_stages = quick(prep={"indexes": 7}).settings.model_dump(mode="json")
+        found = changes_since(storage, "made-up", "e" * 16, for_the_stages)
+        assert found == {"against": f"made-up/{KEYS.report}", "settings": []}
+
     def test_settings_that_were_deleted(self, tmp_path: Path) -> None:
         storage = finish(quick(), tmp_path)
         storage.delete(f"{layout.run('made-up', KEYS.report)}/{layout.RUN_FILE}")
@@ -175,7 +186,7 @@ class TestTheRunBefore:
     def test_settings_that_are_none(self, text: bytes, tmp_path: Path) -> None:
         storage = finish(quick(), tmp_path)
         storage.write_bytes(f"{layout.run('made-up', KEYS.report)}/{layout.RUN_FILE}", text)
-        with pytest.raises(DataError, match="the run before are no"):
+        with pytest.raises(DataError, match="the settings of the run are no"):
             changes_since(storage, "made-up", "e" * 16, self.settings)
 
     def test_a_pointer_that_points_nowhere(self, tmp_path: Path) -> None:
