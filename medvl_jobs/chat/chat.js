@@ -159,7 +159,7 @@ const happens = {
     by("status").textContent = event.ahead ? `${event.ahead} ${event.ahead === 1 ? "question is" : "questions are"} before yours.` : "";
   },
   start(event) {
-    by("status").textContent = `The ${event.side} model answers.`;
+    by("status").textContent = "The models answer.";
     by(`${event.side}-text`).textContent = "Looks at the image …";
     busy(event.side, true);
   },
@@ -222,7 +222,7 @@ form.addEventListener("submit", async (event) => {
   by("ask").disabled = true;
   by("stop").hidden = false;
   by("status").textContent = "Sending …";
-  clear("Waits for its turn.");
+  clear("Not yet.");
   try {
     const response = await fetch("ask", { method: "POST", body: filled(), signal: call.signal });
     if (!response.ok) {

@@ -98,10 +98,9 @@ class Desk:
     def _start(
         self, question: Question, events: asyncio.Queue[Event | None], stop: threading.Event, place: object
     ) -> list[threading.Thread]:
-        """One thread for both sides where the pair can do one thing at a time, else one for each."""
+        """One for each side."""
         loop = asyncio.get_running_loop()
-        shares: list[tuple[Side, ...]] = [SIDES] if self._pair.at_once == 1 else [(side,) for side in SIDES]
-        left = len(shares)
+        left = len(SIDES)
 
         def ended(thread: threading.Thread) -> None:
             nonlocal left
@@ -112,23 +111,20 @@ class Desk:
                 self._line.remove(place)
                 self._free.release()
 
-        def work(sides: tuple[Side, ...]) -> None:
+        def work(side: Side) -> None:
             try:
-                for side in sides:
-                    self._one(side, question, lambda event: _hand(loop, events.put_nowait, event), stop)
+                self._one(side, question, lambda event: _hand(loop, events.put_nowait, event), stop)
             finally:
                 _hand(loop, ended, threading.current_thread())
 
         # Daemons: a model that hangs must not keep the process from ending.
-        threads = [threading.Thread(target=work, args=(sides,), daemon=True) for sides in shares]
+        threads = [threading.Thread(target=work, args=(side,), daemon=True) for side in SIDES]
         for thread in threads:
             self._stops[thread] = stop
             thread.start()
         return threads
 
     def _one(self, side: Side, question: Question, tell: Callable[[Event], None], stop: threading.Event) -> None:
-        if stop.is_set():
-            return
         tell({"event": "start", "side": side})
         started = time.monotonic()
         try:

@@ -1,18 +1,22 @@
-"""Both models in this process, of one load: the adapter is switched off for the base's answer and on for its own."""
+"""Both models in this process, of one load: they take turns, with the adapter off for each token of the base.
+
+So both answers come at the same time, each in the memory of one model.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from medvl_jobs.chat.models import Ending, Finish, Piece, Question, Side, UnansweredError
+from medvl_jobs.chat.turns import Turns
 from medvl_jobs.model.adapters import attach_adapter
 from medvl_jobs.model.checkpoint import best_device, load_model, load_processor, set_threads
 from medvl_jobs.model.collate import prompt_batch
@@ -24,7 +28,7 @@ UNFINISHED = "\ufffd"
 
 
 class InProcessPair:
-    """The base model with the adapter beside it, unmerged as in eval, and one answer at a time."""
+    """The base model with the adapter beside it, unmerged as in eval, and one question at a time."""
 
     at_once = 1
 
@@ -37,7 +41,8 @@ class InProcessPair:
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
         self._model = attach_adapter(model, adapter)
-        self._lock = threading.Lock()
+        self._adapters = [module for module in self._model.modules() if isinstance(module, BaseTunerLayer)]
+        self._turns = Turns()
         self.where = f"in this process, {settings.model.dtype} on {self._model.device.type.upper()}"
 
     @torch.inference_mode()
@@ -46,8 +51,14 @@ class InProcessPair:
         prompt = self._renderer.render(question.text, self._system)
         encoded = self._renderer.encode(decode_image(question.image), prompt_text=prompt)
         batch = prompt_batch([encoded], self._renderer.tokenizer.pad_token_id)
-        teller = _Teller(self._renderer, self._ends, say)
-        with self._lock, self._adapter(side):
+        with self._turns.taken() as pass_on:
+
+            def others_turn() -> None:
+                pass_on()
+                self._switch(side)
+
+            self._switch(side)
+            teller = _Teller(self._renderer, self._ends, say, others_turn)
             try:
                 self._model.generate(
                     **{name: value.to(self._model.device) for name, value in batch.items()},
@@ -63,9 +74,10 @@ class InProcessPair:
                 ) from error
         return teller.ending(stopped=stop.is_set())
 
-    def _adapter(self, side: Side) -> AbstractContextManager[Any]:
-        """Switching it off leaves the base's own numbers, bit for bit: the adapter was never merged."""
-        return self._model.disable_adapter() if side == "base" else nullcontext()
+    def _switch(self, side: Side) -> None:
+        """Without the adapter the base's own numbers are left, bit for bit: it was never merged."""
+        for adapter in self._adapters:
+            adapter.enable_adapters(side == "tuned")
 
     def close(self) -> None:
         """Memory goes with the process."""
@@ -87,8 +99,10 @@ class _Teller(BaseStreamer):
     what eval decodes at once.
     """
 
-    def __init__(self, renderer: PromptRenderer, ends: set[int], say: Callable[[Piece], None]) -> None:
-        self._renderer, self._ends, self._say = renderer, ends, say
+    def __init__(
+        self, renderer: PromptRenderer, ends: set[int], say: Callable[[Piece], None], then: Callable[[], None]
+    ) -> None:
+        self._renderer, self._ends, self._say, self._then = renderer, ends, say, then
         self._prompt_is_next = True
         self._tokens: list[int] = []
         self._ended = False
@@ -99,7 +113,10 @@ class _Teller(BaseStreamer):
         if self._prompt_is_next:
             self._prompt_is_next = False
             return
-        token = int(value)
+        self._add(int(value))
+        self._then()
+
+    def _add(self, token: int) -> None:
         if self._ended or token in self._ends:
             self._ended = True
             return

@@ -11,7 +11,7 @@ Side = Literal["base", "tuned"]
 Finish = Literal["stop", "length", "stopped"]
 """``stopped``: called off, by whoever asked or by the end of the server."""
 SIDES: tuple[Side, ...] = ("base", "tuned")
-"""In the order in which they answer."""
+"""In the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class ModelPair(Protocol):
     """For people: what answers, and on what."""
 
     def answer(self, side: Side, question: Question, say: Callable[[Piece], None], stop: threading.Event) -> Ending:
-        """Answer, in this thread: each piece to ``say`` as it comes, until ``stop`` is set.
+        """Answer, in this thread, while another thread answers for the other side.
 
+        Each piece goes to ``say`` as it comes, until ``stop`` is set.
         Raises `UnansweredError` for what whoever asked can do something about.
         """
         ...

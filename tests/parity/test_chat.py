@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,20 @@ def test_the_order_of_questions_does_not_matter(pair: InProcessPair) -> None:
     before = [ask(pair, side, PICTURES[0])[0].text for side in SIDES]
     after = [ask(pair, side, PICTURES[0])[0].text for side in reversed(SIDES)]
     assert before == after[::-1]
+
+
+def test_both_at_the_same_time_take_turns_and_say_the_same(pair: InProcessPair) -> None:
+    alone = {side: ask(pair, side, PICTURES[1])[0] for side in SIDES}
+    order: list[Side] = []
+
+    def answer(side: Side) -> Ending:
+        question = Question(PICTURES[1], QUESTION, NEW_TOKENS, 0.0)
+        return pair.answer(side, question, lambda piece: order.append(side), threading.Event())
+
+    with ThreadPoolExecutor() as threads:
+        together = dict(zip(SIDES, threads.map(answer, SIDES), strict=True))
+    assert together == alone
+    assert sum(one != other for one, other in pairwise(order)) > NEW_TOKENS / 2, "token by token"
 
 
 def test_sampling_differs_and_length_is_kept(pair: InProcessPair) -> None:

@@ -94,7 +94,8 @@ def test_the_page_fetches_nothing_from_elsewhere(served: Served) -> None:
 def test_a_question_is_answered_line_by_line(served: Served) -> None:
     image = png(mode="I;16")
     lines = [json.loads(line) for line in served.ask(image).text.splitlines()]
-    assert [line["text"] for line in lines if line["event"] == "end"] == ["grey thing", "a chest CT"]
+    ends = {line["side"]: line["text"] for line in lines if line["event"] == "end"}
+    assert ends == {"base": "grey thing", "tuned": "a chest CT"}
     (_, question) = served.pair.asked[-1]
     assert question.text == FORM["question"]
     assert question.image.startswith(b"\x89PNG")
