@@ -127,13 +127,13 @@ def _cells(each: Look, now: datetime) -> tuple[str, ...]:
     took = (status.updated_at - status.started_at).total_seconds()
     left = duration(took).join(("took ", "")) if each.state == "done" else ""
     if each.state == "working" and status.eta_seconds is not None and status.eta is not None:
-        left = f"{duration(status.eta_seconds)}, until {_clock(status.eta, now)}"
+        left = f"{duration(status.eta_seconds)}, {_clock(status.eta, now)}"
     return (
         each.stage.name,
         state,
-        f"{status.done:,} of {status.total:,} {status.unit}" if status.done is not None else "",
+        f"{status.done:,}/{status.total:,} {status.unit}" if status.done is not None else "",
         f"{status.loss:.4g}" if status.loss is not None else "",
-        f"{status.rate:.3g} {status.unit}/s" if status.rate is not None else "",
+        f"{status.rate:.3g}/s" if status.rate is not None else "",
         left,
         f"{status.host} × {status.processes}" if status.processes > 1 else status.host,
         f"{duration(max((now - status.updated_at).total_seconds(), 0.0))} ago" if each.state == "working" else "",
@@ -144,7 +144,7 @@ def _waiting(each: Look) -> str:
     """For what, where that is known."""
     if not each.waits_for:
         return each.state
-    more = f" and {len(each.waits_for) - 1} more" if len(each.waits_for) > 1 else ""
+    more = ", …" if len(each.waits_for) > 1 else ""
     return f"waiting for {each.waits_for[0]}{more}"
 
 

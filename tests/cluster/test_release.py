@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,6 +15,10 @@ import seaweedfs
 
 from cluster.fakekube import Cluster
 from cluster.release import INPUTS, Release, loss_lines, planned, store
+from medvl_jobs.pipeline.logs import read_log
+from medvl_jobs.pipeline.runs import find_run
+from medvl_jobs.pipeline.status import look
+from medvl_jobs.settings.run import load_settings
 
 STAGES = ["eval-base", "eval-tuned", "eval-tuned-shuffled", "prep", "report", "train"]
 
@@ -37,6 +42,16 @@ def test_two_processes_train_and_kubectl_logs_shows_the_loss(finished: Release) 
     assert "starting 2 processes" in log
     lines = list(loss_lines(log))
     assert lines[-1]["step"] == lines[-1]["total_steps"] == len(lines), "one process speaks for both"
+
+
+def test_medvl_status_reads_the_store_alone(finished: Release) -> None:
+    run = find_run(finished.storage, load_settings(None, ("name=demo",)))
+    looks = {each.stage.name: each for each in look(finished.storage, run, datetime.now(UTC))}
+    assert {name: each.state for name, each in looks.items()} == dict.fromkeys(STAGES, "done")
+    train = looks["train"].status
+    assert train is not None
+    assert (train.processes, train.done, train.unit) == (2, train.total, "steps")
+    assert list(loss_lines(read_log(finished.storage, run, "train")))[-1]["step"] == train.total
 
 
 def test_every_child_belongs_to_the_plan_and_to_no_controller(finished: Release) -> None:

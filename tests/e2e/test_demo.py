@@ -104,6 +104,28 @@ def test_predictions_are_scored_with_the_incumbents_keys(demo: Path) -> None:
 
 
 @pytest.mark.timeout(900)
+def test_every_stage_has_said_how_it_was(demo: Path) -> None:
+    """`medvl status` and `medvl logs` know the store and the name of the run, and nothing else."""
+    where = (f"storage.uri={demo / 'store'}", "name=demo")
+    told = json.loads(medvl("status", "--json", *where).stdout)
+    assert {each["state"] for each in told["stages"]} == {"done"}
+    assert Path(told["report"]).is_file()
+    said = {each["stage"]: each["status"] for each in told["stages"]}
+    assert all(each["error"] is None and each["attempt"] == 1 for each in said.values())
+    (log,) = (demo / "store" / "adapters").glob("*/trainer_log.jsonl")
+    last = json.loads(log.read_text().splitlines()[-1])
+    train = said["train"]
+    assert (train["done"], train["total"], train["unit"]) == (last["total_steps"], last["total_steps"], "steps")
+    assert train["loss"] == pytest.approx(last["loss"], rel=1e-4)
+    assert train["rate"] > 0
+    answered = {(each["done"], each["total"]) for name, each in said.items() if name.startswith("eval")}
+    assert answered == {(report(demo)["overall"]["examples"],) * 2}
+    assert (
+        f'"step": {last["total_steps"]}, "total_steps": {last["total_steps"]}' in medvl("logs", "train", *where).stdout
+    )
+
+
+@pytest.mark.timeout(900)
 def test_a_second_run_has_nothing_to_do(demo: Path) -> None:
     config = str(demo / "data" / "run.yaml")
     plan = medvl("run", "--config", config, "--dry-run").stdout.splitlines()

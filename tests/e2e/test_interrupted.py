@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pipeline_runs import SMALL, medvl, results, start
@@ -37,6 +39,14 @@ def stop_when(condition: Callable[[], bool], words: tuple[str, ...], number: int
         return run.wait(timeout=120)
 
 
+def in_training(settings: tuple[str, ...]) -> dict[str, Any]:
+    """What `medvl status` says of the training, found by settings that name neither fingerprint."""
+    told = json.loads(medvl("status", "--json", *settings).stdout)
+    assert told["exact"]
+    (train,) = [each for each in told["stages"] if each["stage"] == "train"]
+    return dict(train)
+
+
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_again_and_again(config: Path, s3_settings: StorageSettings, tmp_path: Path) -> None:
     where = (
@@ -51,11 +61,21 @@ def test_a_run_that_is_killed_again_and_again(config: Path, s3_settings: Storage
     assert stop_when(in_store(storage, "prepared/", ".parquet"), words, signal.SIGKILL, log) == -signal.SIGKILL
     assert stop_when(in_store(storage, "/step-000003/manifest.json"), words, signal.SIGTERM, log) == 143
     assert "start the same command again: it resumes from there" in log.read_text()
+    train = in_training(words[1:])
+    assert (train["state"], train["status"]["attempt"]) == ("stopped", 1)
+    assert 3 <= train["status"]["done"] < train["status"]["total"]
+    assert train["status"]["error"]["exit_code"] == 143
     assert (
         stop_when(in_store(storage, "predictions/", "part-00000.jsonl"), words, signal.SIGKILL, log) == -signal.SIGKILL
     )
     medvl(*words)
     assert "resuming from the checkpoint of step" in log.read_text()
+    train = in_training(words[1:])
+    assert (train["state"], train["status"]["attempt"]) == ("done", 2)
+    assert train["status"]["done"] == train["status"]["total"]
+    told = medvl("logs", *words[1:], "train").stdout
+    assert "stopped by SIGTERM at step" in told
+    assert told.index("stopped by SIGTERM at step") < told.index("resuming from the checkpoint of step")
 
     uninterrupted = open_storage(StorageSettings(uri=str(tmp_path / "store")))
     medvl("run", "--config", str(config), *small, f"storage.uri={uninterrupted.uri}")

@@ -88,11 +88,11 @@ def test_every_stage_has_a_line(made: Made) -> None:
     lines = [line.split("  ") for line in made.text().splitlines()]
     rows = {line[0]: [cell.strip() for cell in line if cell] for line in lines}
     assert rows["prep"][1:] == ["reused"]
-    assert rows["train"][1:5] == ["working", "120 of 520 steps", "1.25", "4 steps/s"]
-    assert rows["train"][5].startswith("1 min 40 s, until ")
+    assert rows["train"][1:5] == ["working", "120/520 steps", "1.25", "4/s"]
+    assert rows["train"][5].startswith("1 min 40 s, ")
     assert rows["train"][6:] == ["gpu-1", "5.0 s ago"]
     assert rows["eval-tuned"][1:] == ["waiting for train"]
-    assert rows["report"][1:] == ["waiting for train and 2 more"]
+    assert rows["report"][1:] == ["waiting for train, …"]
     assert rows["report: not there yet"]
 
 
@@ -221,7 +221,7 @@ def test_watching_ends_with_the_report_and_bears_a_store_that_is_away(
         clock.setattr(status.time, "sleep", pause)
         shown = list(status.texts(made.settings, made.storage, watch=True))
     assert len(shown) == 3
-    assert "1 of 2 steps" in shown[1]
+    assert "1/2 steps" in shown[1]
     assert shown[2].endswith("/report/index.html")
     assert "S3 does not answer; looking again" in caplog.text
 
