@@ -24,28 +24,28 @@ def signs_of_life(settings: RunSettings, storage: Storage, words: tuple[str, ...
     The first of several processes or pods speaks for all. Silent are: a stage that is finished, whose maker has spoken;
     one outside of the run's graph; and prep by hand, which does not know the model, and so not which run it is of.
     """
-    if settings.model.fingerprint is None or not _is_first(words[0]):
+    index = read_environment().completion_index
+    if settings.model.fingerprint is None or index not in {None, "0"}:
         return nullcontext(untold)
+    processes = 1 if index is None else {"prep": settings.prep.indexes, "eval": settings.eval.shards}.get(words[0], 1)
+    if words[0] == "train":
+        topology = read_topology()
+        if topology.rank > 0:
+            return nullcontext(untold)
+        processes = topology.world
     keys = stage_keys(settings)
     stage = next((each for each in stages(settings, keys) if each.words == words), None)
     if stage is None or read_manifest(storage, stage.prefix) is not None:
         return nullcontext(untold)
-    processes = {"prep": settings.prep.indexes, "eval": settings.eval.shards}.get(words[0], 1)
     return LiveStatus(
         storage,
         layout.live(settings.name, keys.report, stage.name),
         UNITS[words[0]],
         every_seconds=settings.live.every_seconds,
-        processes=read_topology().world if words[0] == "train" else processes,
+        processes=processes,
     )
 
 
 def ended(settings: RunSettings, storage: Storage, stage: Stage, error: MedvlError) -> None:
     """For the executor: a stage has failed, and may have been killed before it could say so."""
     declare_ended(storage, layout.live(settings.name, stage_keys(settings).report, stage.name), error)
-
-
-def _is_first(word: str) -> bool:
-    if word == "train":
-        return read_topology().rank == 0
-    return read_environment().completion_index in {None, "0"}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.live import Status
-from medvl_jobs.errors import TryAgainError
+from medvl_jobs.errors import MedvlError, TryAgainError
 from medvl_jobs.pipeline.runs import Run, find_run
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.report.words import duration
@@ -156,7 +156,8 @@ def _trouble(each: Look, now: datetime) -> Iterator[str]:
     which = f"attempt {status.attempt - 1}" if status.state == "working" else f"attempt {status.attempt}"
     error = status.error
     yield ""
-    yield f"{each.stage.name}, {which}: {error['reason']} ({error['error']}, exit code {error['exit_code']})"
+    kind = "" if error["error"] == MedvlError.__name__ else f" ({error['error']}, exit code {error['exit_code']})"
+    yield f"{each.stage.name}, {which}: {error['reason']}{kind}"
     for name in ("where", "remedy"):
         if error.get(name):
             yield f"  {name + ':':<7} {error[name]}"

@@ -15,21 +15,29 @@ import yaml
 from medvl_jobs import cli
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.live import Status
+from medvl_jobs.contracts.manifest import Manifest
 from medvl_jobs.errors import DataError, MissingInputError, SettingsError, TryAgainError
 from medvl_jobs.pipeline import logs, status
 from medvl_jobs.pipeline.logs import added
 from medvl_jobs.pipeline.plan import as_json, plan
 from medvl_jobs.pipeline.runs import find_run
+from medvl_jobs.pipeline.signs import signs_of_life
 from medvl_jobs.pipeline.stages import stages
 from medvl_jobs.settings.keys import stage_keys
 from medvl_jobs.settings.run import RunSettings, load_settings
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.live import LiveStatus
 from medvl_jobs.storage.local import LocalStorage
 from medvl_jobs.storage.open import open_storage
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PINNED = ("name=trial", "prep.source_fingerprint=data", "model.fingerprint=base", "eval.controls=[]")
+
+MANIFEST = Manifest(
+    stage="any", key="x", settings={}, wall_seconds=1, files=(), code_version="1", library_versions={},
+    peak_memory_bytes=1, created_at=NOW,
+).to_json()  # fmt: skip
 
 
 class Made:
@@ -52,7 +60,7 @@ class Made:
 
     def finish(self, *names: str) -> None:
         for name in names:
-            self.write(layout.manifest(self.stages[name].prefix), "{}")
+            self.write(layout.manifest(self.stages[name].prefix), MANIFEST)
 
     def say(self, name: str, state: str = "working", *, age: float = 5, log: str = "", **more: Any) -> None:
         said = Status(
@@ -263,6 +271,33 @@ def test_an_unknown_stage_is_refused(made: Made) -> None:
 )
 def test_what_is_new_in_a_log_that_loses_its_start(before: str, now: str, new: str) -> None:
     assert added(before, now) == new
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "processes"),
+    [
+        ("train", {}, 1),
+        ("train", {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, 4),
+        ("train", {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, None),
+        ("eval --variant base", {}, 1),
+        ("eval --variant base", {"JOB_COMPLETION_INDEX": "0"}, 3),
+        ("eval --variant base", {"JOB_COMPLETION_INDEX": "1"}, None),
+        ("prep", {"JOB_COMPLETION_INDEX": "0"}, 2),
+        ("eval --variant tuned-blank", {}, None),
+    ],
+)
+def test_one_process_speaks_for_all(
+    words: str, environment: dict[str, str], processes: int | None, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(None, (*PINNED, "eval.shards=3", "prep.indexes=2"))
+    signs = signs_of_life(settings, made.storage, tuple(words.split()))
+    assert (signs.processes if isinstance(signs, LiveStatus) else None) == processes
+    unpinned = load_settings(None, ("name=trial", "prep.source_fingerprint=data"))
+    assert not isinstance(signs_of_life(unpinned, made.storage, ("prep",)), LiveStatus)
+    made.finish(*made.stages)
+    assert not isinstance(signs_of_life(settings, made.storage, tuple(words.split())), LiveStatus)
 
 
 def test_settings_of_live_are_in_no_key() -> None:
