@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -107,24 +108,24 @@ def _bleu(prediction: str, reference: str) -> float:
     """4-gram BLEU over characters: BP · exp(Σ ¼ log pₙ), NIST smoothing; 0 when no character matches.
 
     nltk's ``sentence_bleu`` with ``SmoothingFunction().method3``, operation by operation: it makes a tuple of every
-    n-gram and a fraction of every precision, and takes three times as long.
+    n-gram and a fraction of every precision, and takes twice the time.
     """
+    said, true = list(prediction), list(reference)
     logs, halvings = [], 0
     for order in range(1, 5):
-        said, true = _ngrams(prediction, order), _ngrams(reference, order)
-        matches = sum([min(said[ngram], true[ngram]) for ngram in said.keys() & true.keys()])
+        counts_said, counts_true = Counter(said), Counter(true)
+        matches = sum(
+            [min(counts_said[ngram], counts_true[ngram]) for ngram in counts_said.keys() & counts_true.keys()]
+        )
         if matches == 0 and order == 1:
             return 0.0
-        total = max(1, len(prediction) - order + 1)
         if matches == 0:
             halvings += 1
+        total = max(1, len(said))
         logs.append(0.25 * math.log(matches / total if matches else 1 / (2**halvings * total)))
+        said, true = list(map(add, said, prediction[order:])), list(map(add, true, reference[order:]))
     longer = len(prediction) > len(reference)
     return (1.0 if longer else math.exp(1 - len(reference) / len(prediction))) * math.exp(math.fsum(logs))
-
-
-def _ngrams(text: str, order: int) -> Counter[str]:
-    return Counter([text[start : start + order] for start in range(len(text) - order + 1)])
 
 
 @dataclass(frozen=True)
