@@ -21,9 +21,9 @@ from medvl_jobs.eval.standard import (
     corpus_scores,
     score_here,
     score_pairs,
-    without_think,
     without_think_scores,
 )
+from medvl_jobs.eval.thoughts import without_think
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "similarity.jsonl"
 THINK = "<think>\n\n</think>\n\n"
