@@ -133,11 +133,15 @@ def _cells(each: Look, now: datetime) -> tuple[str, ...]:
         state,
         f"{status.done:,}/{status.total:,} {status.unit}" if status.done is not None else "",
         f"{status.loss:.4g}" if status.loss is not None else "",
-        f"{status.rate:.3g}/s" if status.rate is not None else "",
+        f"{_three_digits(status.rate)}/s" if status.rate is not None else "",
         left,
         f"{status.host} × {status.processes}" if status.processes > 1 else status.host,
         f"{duration(max((now - status.updated_at).total_seconds(), 0.0))} ago" if each.state == "working" else "",
     )
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _waiting(each: Look) -> str:
