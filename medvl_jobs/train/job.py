@@ -110,7 +110,7 @@ def fit(
     checkpointing = Checkpointing(
         uploads, checkpoints.ranks, every_minutes=train.save_every_minutes, beat=watchdog.beat
     )
-    lines = LogLines(work, checkpoints.ranks, lambda: trainer.loader.waited_seconds)
+    lines = LogLines(work, checkpoints.ranks, lambda: trainer.loader.waited_seconds, lambda: trainer.left_out)
     # The first may ask for a checkpoint, and a checkpoint asks for a log line, which the others then tell: this order.
     for callback in (checkpointing, lines, *watchers, watchdog):
         trainer.add_callback(callback)

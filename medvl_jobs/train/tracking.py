@@ -82,6 +82,7 @@ class _Moment:
     step: int
     time: float
     waited_microseconds: int
+    left_out: int
 
 
 class LogLines(TrainerCallback):
@@ -91,7 +92,8 @@ class LogLines(TrainerCallback):
     fields, each of all processes together and since the line before unless it says otherwise:
 
     - ``step``, ``total_steps``, ``epoch``, ``total_tokens``, ``seen_samples``, ``total_flops``: so far, all attempts.
-    - ``loss``: nats per answer token. ``lr``. ``grad_norm``: before it was cut to ``train.max_grad_norm``.
+    - ``loss``: nats per answer token, none when all steps were left out. ``left_out_steps``: those whose loss or
+      gradient was no finite number. ``lr``. ``grad_norm``: before it was cut to ``train.max_grad_norm``.
     - ``tokens_per_second``, ``samples_per_second``: no padding counts.
     - ``effective_batch``: examples of a step. ``padding_share``: of all that went through.
     - ``mfu``: ``total_flops`` added, over seconds × what the GPUs could do. These are the model's operations, with no
@@ -104,10 +106,16 @@ class LogLines(TrainerCallback):
     """
 
     def __init__(
-        self, work: Work, ranks: Ranks, waited_seconds: Callable[[], float], out: TextIO | None = None
+        self,
+        work: Work,
+        ranks: Ranks,
+        waited_seconds: Callable[[], float],
+        left_out: Callable[[], int],
+        out: TextIO | None = None,
     ) -> None:
-        """``waited_seconds``: how long this process has waited for data so far."""
-        self.work, self.ranks, self.waited_seconds, self.out = work, ranks, waited_seconds, out or sys.stdout
+        """Of this process so far, ``waited_seconds`` for data, and the steps that were ``left_out``."""
+        self.work, self.ranks, self.out = work, ranks, out or sys.stdout
+        self.waited_seconds, self.left_out = waited_seconds, left_out
         self.seconds_before = 0.0
         self.first = self.last = self._moment(0)
 
@@ -153,17 +161,20 @@ class LogLines(TrainerCallback):
             print(json.dumps(line), file=self.out, flush=True)
 
     def _moment(self, step: int) -> _Moment:
-        return _Moment(step, time.monotonic(), round(1e6 * self.waited_seconds()))
+        return _Moment(step, time.monotonic(), round(1e6 * self.waited_seconds()), self.left_out())
 
     def _progress(self, entry: dict[str, Any], state: TrainerState, now: _Moment) -> dict[str, Any]:
         """Where the training is."""
         since = now.time - self.first.time
         per_step = since / max(now.step - self.first.step, 1)
+        steps, left_out = now.step - self.last.step, now.left_out - self.last.left_out
         return {
             "step": now.step,
             "total_steps": state.max_steps,
             "epoch": round(float(entry["epoch"]), 4),
-            "loss": _number(entry["loss"]),
+            # A step that was left out is a 0 in the Trainer's mean.
+            "loss": _number(entry["loss"] * steps / (steps - left_out)) if steps > left_out else None,
+            "left_out_steps": left_out,
             "lr": _number(entry["learning_rate"]),
             "grad_norm": _number(entry.get("grad_norm")),
             "eta_seconds": round(per_step * (state.max_steps - now.step), 1),
