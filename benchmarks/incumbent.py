@@ -65,9 +65,23 @@ def installed(folder: Path) -> Path:
 
 def command(python: Path, checkpoint: Path, data: Path, out: Path) -> list[str]:
     """Train as `llamafactory-cli train` does, from a YAML file that is written into ``out``."""
+    return _command(python, out, _common(checkpoint, data, out) | _TRAINING)
+
+
+def predict_command(python: Path, checkpoint: Path, data: Path, out: Path, told: dict[str, Any]) -> list[str]:
+    """Answer the questions of ``mllm_val_data``, greedily, as *Evaluate & Predict* does.
+
+    ``told``: adapter, batch size and length, by its names. It writes ``predict_results.json`` and
+    ``generated_predictions.jsonl`` into ``out``.
+    """
+    predicting = {"do_predict": True, "predict_with_generate": True, "eval_dataset": "mllm_val_data"}
+    return _command(python, out, {**_common(checkpoint, data, out), **predicting, "do_sample": False, **told})
+
+
+def _command(python: Path, out: Path, settings: dict[str, Any]) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "train.yaml"
-    file.write_text(yaml.safe_dump(_settings(checkpoint, data, out)), encoding="utf-8")
+    file = out / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     program = "import medvl_benchmark; from llamafactory.cli import main; main()"
     return ["env", *ENVIRONMENT, str(python), "-c", program, "train", str(file)]
 
@@ -87,18 +101,12 @@ def versions(python: Path) -> dict[str, str]:
     return found
 
 
-def _settings(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
+def _common(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
     return {
         "model_name_or_path": str(checkpoint),
         "trust_remote_code": False,
         "stage": "sft",
-        "do_train": True,
         "finetuning_type": "lora",
-        "lora_rank": 8,
-        "lora_alpha": 16,
-        "lora_dropout": 0.0,
-        "lora_target": "q_proj,k_proj,v_proj,o_proj",
-        "dataset": "mllm_train_data",
         "dataset_dir": str(data),
         "media_dir": str(data),
         "template": "qwen3_vl_nothink",
@@ -106,23 +114,33 @@ def _settings(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
         "overwrite_cache": True,
         "preprocessing_num_workers": 1,  # its 16 take longer to start than all rows take
         "dataloader_num_workers": 0,
-        "disable_shuffling": True,  # the rows lie in the order that medvl draws them in
         "output_dir": str(out),
         "overwrite_output_dir": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "plot_loss": False,
         "report_to": "none",
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": 1,
-        "learning_rate": 5.0e-5,
-        "num_train_epochs": 1.0,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0,
-        "max_grad_norm": 1.0,
-        "optim": "adamw_torch",
         "bf16": False,
         "fp16": False,
         "seed": 42,
-        "include_num_input_tokens_seen": True,
     }
+
+
+_TRAINING: dict[str, Any] = {
+    "do_train": True,
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "lora_target": "q_proj,k_proj,v_proj,o_proj",
+    "dataset": "mllm_train_data",
+    "disable_shuffling": True,  # the rows lie in the order that medvl draws them in
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "plot_loss": False,
+    "per_device_train_batch_size": BATCH,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 5.0e-5,
+    "num_train_epochs": 1.0,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0,
+    "max_grad_norm": 1.0,
+    "optim": "adamw_torch",
+    "include_num_input_tokens_seen": True,
+}

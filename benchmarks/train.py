@@ -148,7 +148,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     steps = dict.fromkeys(SHAPES, options.steps) if options.steps else STEPS
     bench = Bench(options.work.resolve(), steps)
-    print(f"{_machine()}\nLLaMA-Factory's: {incumbent.versions(bench.llamafactory)}")
+    print(f"{machine()}\nLLaMA-Factory's: {incumbent.versions(bench.llamafactory)}")
     print(f"{'samples/s':>9}{'MiB':>8}{'wall s':>8}{'others':>8}")
     shapes = {}
     for shape in SHAPES:
@@ -223,7 +223,8 @@ def _losses(log: Path) -> list[float]:
     return [float(json.loads(line)["loss"]) for line in lines if line.startswith('{"step"')]
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor and versions, for the first line of what is printed."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     names = [f"{name} {version(name)}" for name in ("medvl", "torch", "transformers", "peft", "accelerate")]
     return f"{model[1] if model else 'unknown processor'}, {os.cpu_count()} cores; {', '.join(names)}"
