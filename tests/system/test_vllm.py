@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import vllm_cpu
 import yaml
 from pipeline_runs import medvl
 
+from medvl_jobs.chat.models import Piece, Question
+from medvl_jobs.chat.server import ServerPair
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.records import Prediction, read_predictions
 from medvl_jobs.errors import SchemaMismatchError
@@ -127,6 +130,14 @@ def test_the_base_model_and_another_one(world: World, tmp_path: Path) -> None:
         with pytest.raises(SchemaMismatchError, match="the server's model is not this run's"):
             next(wrong.answers(images))
         wrong.close()
+
+        chat, pieces = ServerPair(other), list[Piece]()
+        asked = Question(images[0], question, settings.eval.max_new_tokens, 0.0)
+        said = chat.answer("base", asked, pieces.append, threading.Event())
+        chat.close()
+        assert (said.text, said.new_tokens, said.finish) == (found[0].text, found[0].new_tokens, found[0].finish)
+        assert "".join(piece.text for piece in pieces).strip() == said.text
+        assert len(pieces) > 3, "it came in pieces"
     finally:
         server.close()
 
