@@ -11,6 +11,7 @@ import pytest
 import vllm_cpu
 import yaml
 from pipeline_runs import medvl
+from safetensors.torch import load_file, save_file
 
 from medvl_jobs.chat.models import Piece, Question
 from medvl_jobs.chat.server import ServerPair
@@ -34,13 +35,20 @@ TRAINED = ("train.epochs=2", "train.batch_size=8", "eval.max_new_tokens=48", "mo
 
 
 class World:
-    """Prepared data and an adapter, by the command line."""
+    """Prepared data and an adapter, by the command line.
+
+    The base model's file is made float32: in its bfloat16 merging rounds, by 0.003 nats in the mean, and the canary sees it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.config = build_sample(folder / "data", rows=146)
         settings = yaml.safe_load(self.config.read_text())
         settings["storage"] = {"uri": str(folder / "store")}
         self.config.write_text(yaml.safe_dump(settings))
+        weights = Path(settings["model"]["path"]) / "model.safetensors"
+        wide = {name: value.float() for name, value in load_file(weights).items()}
+        weights.unlink()
+        save_file(wide, weights, metadata={"format": "pt"})
         for stage in ("prep", "train"):
             medvl(stage, "--config", str(self.config), *TRAINED)
 
