@@ -37,7 +37,7 @@ TRAINED = ("train.epochs=2", "train.batch_size=8", "eval.max_new_tokens=48", "mo
 class World:
     """Prepared data and an adapter, by the command line.
 
-    The base model's file is made float32: in its bfloat16 merging rounds, by 0.003 nats in the mean, and the canary sees it.
+    The base model is made float32: in its bfloat16 merging rounds, by 0.003 nats in the mean, and the canary sees that.
     """
 
     def __init__(self, folder: Path) -> None:
