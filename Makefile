@@ -21,7 +21,7 @@ demo: setup  ## the whole pipeline on real images and a tiny model: prep, train,
 test: setup-dev  ## every test that needs no GPU, no cluster and no system package
 	$(BIN)/python -m pytest tests --ignore=tests/system
 
-test-system: setup-dev  ## tests in a real browser and in containers; installs what they need
+test-system: setup-dev  ## tests in a real browser, in containers and beside a real vLLM; installs what they need
 	{ command -v chromium && command -v curl; } > /dev/null \
 	  || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y chromium curl > /dev/null; }
 	$(BIN)/python -m pytest tests/system
