@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +10,12 @@ from report_data import World, mark_claims, world
 
 from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.report import markdown, page
-from medvl_jobs.report.compare import compare, pair
+from medvl_jobs.report.compare import pair
 from medvl_jobs.report.figures import draw
 from medvl_jobs.report.gates import gates_now
 from medvl_jobs.report.inputs import Example
 from medvl_jobs.report.marks import marked
-from medvl_jobs.report.metrics import NAMES, describe, in_order
+from medvl_jobs.report.metrics import describe, in_order
 from medvl_jobs.report.profile import lengths
 from medvl_jobs.report.shape import ClaimMark
 from medvl_jobs.report.slices import MOST_PARTS, OTHERS, divisions, words
@@ -80,20 +79,6 @@ def test_parts_are_weighed_means_of_the_whole() -> None:
             assert gain["low"] is not None
             assert gain["high"] is not None
             assert gain["low"] < gain["value"] < gain["high"]
-
-
-def test_all_scores_and_parts_of_the_published_size_take_seconds() -> None:
-    """10,000 resamples of 3,232 pairs, six variants, 28 scores, 6 parts: 5 s is the promise, 1 s is usual."""
-    controls = ("tuned-shuffled", "tuned-blank", "template", "base-formatted")
-    made = world(groups=3232, per_group=1, report={"resamples": 10_000}, eval={"controls": controls})
-    for scores in made.scores.values():
-        for name in ("rouge1", "rouge2", "rougeL", "sentence_bleu", *(f"{n}_errors" for n in range(7))):
-            scores[name] = scores["rouge-l"]
-    paired = pair(made.examples, made.evidence().answers)
-    started = time.process_time()
-    _, slicings = compare(paired, made.examples, NAMES, made.settings.report)
-    assert time.process_time() - started < 5
-    assert (len(paired), sum(len(each["slices"]) for each in slicings)) == (28, 6)
 
 
 class TestThinkBlocks:
