@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from medvl_jobs.chat import asked
 from medvl_jobs.chat.desk import BusyError, Desk
-from medvl_jobs.chat.examples import media_type
+from medvl_jobs.chat.examples import Example, media_type
 from medvl_jobs.chat.guard import Doorkeeper, Guard, megabytes
 from medvl_jobs.chat.loading import Loading
 from medvl_jobs.chat.models import Question
@@ -65,7 +65,7 @@ class Page:
             Route("/chat.css", lambda _: Response(self._style, media_type="text/css")),
             Route("/chat.js", lambda _: Response(self._script, media_type="text/javascript")),
             Route("/state", self.state),
-            Route("/examples/{number:int}/{form}", self.example),
+            Route("/examples/{number}/{form}", self.example),
             Route("/image", self.image, methods=["POST"]),
             Route("/ask", self.ask, methods=["POST"]),
             Route("/livez", lambda _: PlainTextResponse("alive")),
@@ -133,10 +133,9 @@ class Page:
 
     async def example(self, request: Request) -> Response:
         """The image of an example, or its thumbnail."""
-        number, form = request.path_params["number"], request.path_params["form"]
-        if number >= len(self._loading.examples) or form not in {"image", "thumbnail"}:
+        found, form = self._example(request.path_params["number"]), request.path_params["form"]
+        if found is None or form not in {"image", "thumbnail"}:
             raise HTTPException(404, "There is no such example.")
-        found = self._loading.examples[number]
         if form == "image":
             return Response(found.image, media_type=found.media_type)
         return Response(found.thumbnail, media_type="image/png")
@@ -168,12 +167,16 @@ class Page:
         upload = form.get("image")
         if isinstance(upload, UploadFile):
             image = (await self._stored(await upload.read())).data
-        elif words.get("example", "").isdecimal() and int(words["example"]) < len(self._loading.examples):
-            image = self._loading.examples[int(words["example"])].image
+        elif found := self._example(words.get("example", "")):
+            image = found.image
         else:
             raise asked.RefusedError("There is no image. Choose one, or take an example.")
         text, new_tokens, temperature = (words.get(name, "") for name in ("question", "new_tokens", "temperature"))
         return asked.question(image, text, new_tokens, temperature, self._limits)
+
+    def _example(self, word: str) -> Example | None:
+        number = asked.number(word)
+        return None if number is None else next(iter(self._loading.examples[number : number + 1]), None)
 
     async def _stored(self, data: bytes) -> StoredImage:
         limit = self._settings.chat.max_upload_bytes

@@ -11,7 +11,9 @@ from medvl_jobs.model.images import ImageRefusedError, StoredImage, stored_image
 from medvl_jobs.settings.prep import ImageSettings
 from medvl_jobs.settings.run import RunSettings
 
-MAX_TEMPERATURE = 1.5
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.5
+"""Of sampling. Far below, scores divided by it are no numbers, of which a GPU does not recover; 0 is greedy."""
+_MOST_DIGITS = 9
 _COMMAND = re.compile(r"<\|[^|<>\s]{1,40}\|>")
 """``<|im_end|>``, ``<|image_pad|>``: the tokenizer would take it for a change of speaker, or for an image."""
 _DECODING = threading.Lock()
@@ -68,12 +70,17 @@ def question(image: bytes, text: str, new_tokens: str, temperature: str, limits:
         )
     if found := _COMMAND.search(text):
         raise RefusedError(f"The question holds {found[0]}, which the models would read as a command. Take it out.")
-    if not new_tokens.isdecimal() or not 1 <= int(new_tokens[:9]) <= limits.new_tokens:
+    if not 1 <= (most := number(new_tokens) or 0) <= limits.new_tokens:
         raise RefusedError(f"The longest answer must have between 1 and {limits.new_tokens:,} tokens.")
     try:
         degree = float(temperature)
     except ValueError:
         degree = -1.0
-    if not 0 <= degree <= MAX_TEMPERATURE:
-        raise RefusedError(f"The temperature must lie between 0 and {MAX_TEMPERATURE}.")
-    return Question(image, text, int(new_tokens), degree)
+    if degree != 0 and not MIN_TEMPERATURE <= degree <= MAX_TEMPERATURE:
+        raise RefusedError(f"The temperature must be 0, or lie between {MIN_TEMPERATURE} and {MAX_TEMPERATURE}.")
+    return Question(image, text, most, degree)
+
+
+def number(word: str) -> int | None:
+    """A count, as a form or an address has it; none for what is no such number, or a very long one."""
+    return int(word) if word.isdecimal() and len(word) <= _MOST_DIGITS else None

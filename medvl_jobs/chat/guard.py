@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "medvl_chat"
 WRONG_PASSWORD_SECONDS = 1.0
-"""How long a wrong password waits for its answer."""
+"""How long a wrong password waits for its answer, and all others with it: whoever guesses has one guess a second."""
+WAITING_PASSWORDS = 20
+"""Beyond so many, a password is not looked at."""
+STRANGER_BYTES = 10_000
+"""What may be sent without a password: one."""
 OPEN = frozenset({"/livez", "/readyz", "/login", "/chat.css"})
 """What is there without a password."""
 _HEADERS = {
@@ -59,41 +64,57 @@ class Guard:
         if refusal := self._refusal(scope):
             await refusal(scope, receive, send_with_headers)
             return
+        most = self._most(scope)
         try:
-            await self._app(scope, self._counted(receive), send_with_headers)
+            await self._app(scope, _counted(receive, most), send_with_headers)
         except TooLargeError:
             if started:
                 raise
-            await self._too_large()(scope, receive, send_with_headers)
+            await _too_large(most)(scope, receive, send_with_headers)
+
+    def _most(self, scope: Scope) -> int:
+        """Bytes of the body."""
+        return self._max_bytes if self._doorkeeper.knows(HTTPConnection(scope)) else STRANGER_BYTES
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if scope["method"] not in {"GET", "HEAD"} and headers.get("sec-fetch-site", "same-origin") == "cross-site":
+        if scope["method"] not in {"GET", "HEAD"} and _of_another_site(headers):
             return JSONResponse({"words": "This was sent by another site."}, status_code=403)
         if not self._doorkeeper.knows(HTTPConnection(scope)) and scope["path"] not in OPEN:
             if scope["path"] == "/":
                 return RedirectResponse("login", status_code=303)
             return JSONResponse({"words": "Sign in first: load the page again."}, status_code=401)
         length = headers.get("content-length", "")
-        return self._too_large() if length.isdecimal() and int(length) > self._max_bytes else None
+        most = self._most(scope)
+        return _too_large(most) if length.isdecimal() and (len(length) > 15 or int(length) > most) else None
 
-    def _counted(self, receive: Receive) -> Receive:
-        left = self._max_bytes
 
-        async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise TooLargeError
-            return message
+def _of_another_site(headers: Headers) -> bool:
+    """Whether a browser says so: over HTTPS and to localhost in ``Sec-Fetch-Site``, else by another ``Origin``."""
+    if where := headers.get("sec-fetch-site"):
+        return where not in {"same-origin", "none"}
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
 
-        return counted
 
-    def _too_large(self) -> Response:
-        words = f"This is more than {megabytes(self._max_bytes)}, which is the most that is taken."
-        # The rest of it is not read, so nothing more can come on this connection.
-        return JSONResponse({"words": words}, status_code=413, headers={"Connection": "close"})
+def _counted(receive: Receive, most: int) -> Receive:
+    left = most
+
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise TooLargeError
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> Response:
+    words = f"This is more than {megabytes(most)}, which is the most that is taken."
+    # The rest of it is not read, so nothing more can come on this connection.
+    return JSONResponse({"words": words}, status_code=413, headers={"Connection": "close"})
 
 
 class Doorkeeper:
@@ -103,6 +124,8 @@ class Doorkeeper:
         """Without a password, everybody is known."""
         self._password = password.get_secret_value().rstrip("\r\n") if password else None
         self._token = secrets.token_urlsafe(32)
+        self._one_at_a_time = asyncio.Lock()
+        self._waiting = 0
 
     @property
     def asks(self) -> bool:
@@ -114,11 +137,21 @@ class Doorkeeper:
         return self._password is None or _equal(connection.cookies.get(COOKIE, ""), self._token)
 
     async def let_in(self, request: Request) -> Response | None:
-        """The answer to a right password, which sends on to the page; none to a wrong one, after a while."""
+        """The answer to a right password, which sends on to the page; none to a wrong one, after a while.
+
+        Raises `HTTPException` when too many try.
+        """
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
-        if self._password is None or not _equal(given, self._password):
-            await asyncio.sleep(WRONG_PASSWORD_SECONDS)
-            return None
+        if self._waiting >= WAITING_PASSWORDS:
+            raise HTTPException(429, "Too many try to sign in. Try again in a minute.", {"Retry-After": "30"})
+        self._waiting += 1
+        try:
+            async with self._one_at_a_time:
+                if self._password is None or not _equal(given, self._password):
+                    await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+                    return None
+        finally:
+            self._waiting -= 1
         response = RedirectResponse(".", status_code=303)
         response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
         return response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from medvl_jobs.settings.section import Section, operational
 
@@ -16,7 +16,7 @@ class ChatSettings(Section):
     """Address to listen on; ``0.0.0.0`` is for containers, and lets in whoever reaches the machine."""
     port: Annotated[int, Field(ge=0, le=65_535)] = operational(7860)
     """0 takes any free one; the log names it."""
-    password: SecretStr | None = operational(None, exclude=True, min_length=1)
+    password: SecretStr | None = operational(None, exclude=True)
     """What the page asks for. Give it in ``MEDVL_CHAT__PASSWORD``: nothing that is stored or printed holds it."""
     queue: Annotated[int, Field(ge=0)] = operational(8)
     """Questions that may wait for the model; who comes later is told to come back."""
@@ -27,3 +27,11 @@ class ChatSettings(Section):
     max_question_chars: Annotated[int, Field(ge=1)] = operational(2_000)
     max_new_tokens: Annotated[int, Field(ge=1)] = operational(1_024)
     """The longest answer that may be asked for; ``eval.max_new_tokens`` is what the page starts with."""
+
+    @field_validator("password")
+    @classmethod
+    def _is_one(cls, password: SecretStr | None) -> SecretStr | None:
+        """A file has a line end, which is not meant: `guard` leaves it out, and nothing else may be left."""
+        if password is not None and not password.get_secret_value().strip():
+            raise ValueError("it is empty: leave it out to have none")
+        return password

@@ -71,9 +71,11 @@ def test_a_question_comes_as_it_was_trained() -> None:
         ({"new_tokens": ""}, "between 1 and 1,024 tokens"),
         ({"new_tokens": "0"}, "between 1 and 1,024 tokens"),
         ({"new_tokens": "9" * 5000}, "between 1 and 1,024 tokens"),
-        ({"temperature": "2"}, "between 0 and 1.5"),
-        ({"temperature": "nan"}, "between 0 and 1.5"),
-        ({"temperature": "hot"}, "between 0 and 1.5"),
+        ({"new_tokens": "0000000019999"}, "between 1 and 1,024 tokens"),
+        ({"temperature": "2"}, "between 0.01 and 1.5"),
+        ({"temperature": "nan"}, "between 0.01 and 1.5"),
+        ({"temperature": "hot"}, "between 0.01 and 1.5"),
+        ({"temperature": "1e-300"}, "between 0.01 and 1.5"),
     ],
 )
 def test_what_cannot_be_asked(words: dict[str, str], said: str) -> None:

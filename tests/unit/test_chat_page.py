@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,9 @@ def test_an_example_is_asked_about_by_its_number(served: Served) -> None:
     assert served.http.post("/ask", data=FORM | {"example": "0"}).status_code == 200
     assert served.pair.asked[-1][1].image == EXAMPLE.image
     assert served.http.post("/ask", data=FORM | {"example": "1"}).status_code == 422
+    assert served.http.post("/ask", data=FORM | {"example": "9" * 5000}).status_code == 422
+    assert served.http.get(f"/examples/{'9' * 5000}/image").status_code == 404
+    assert served.http.get("/examples/-1/image").status_code == 404
 
 
 def test_an_upload_comes_back_as_the_models_see_it(served: Served) -> None:
@@ -197,9 +201,39 @@ def test_nothing_without_the_password_but_signs_of_life() -> None:
         assert page.ask().status_code == 200
 
 
+def test_guesses_go_one_by_one() -> None:
+    """However many connections somebody has who guesses, and whatever is sent in place of a password."""
+    with serve(password="open sesame") as page:
+        said: list[int] = []
+        began = time.monotonic()
+
+        def guess() -> None:
+            said.append(
+                httpx2.post(page.http.base_url.join("/login"), data={"password": "guess"}, timeout=30).status_code
+            )
+
+        threads = [threading.Thread(target=guess) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert said == [401] * 3
+        assert time.monotonic() - began > 2.9
+        assert page.http.post("/login", content=b"a&" * 10_000).status_code == 413
+
+
 def test_other_sites_are_kept_out(served: Served) -> None:
-    assert served.http.post("/image", content=png(), headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    assert served.http.post("/image", content=png(), headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+    here = str(served.http.base_url).rstrip("/")
+    for headers, status in (
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),  # another port of this machine
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": here}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"}, 200),
+        ({}, 200),
+    ):
+        assert served.http.post("/image", content=png(), headers=headers).status_code == status, headers
     assert served.http.get("/state", headers={"Host": "evil.example"}).status_code == 400
 
 
@@ -232,5 +266,6 @@ def test_the_password_is_in_nothing_that_is_stored() -> None:
     assert settings.model_dump(mode="json")["chat"]["queue"] == 3
     assert "sesame" not in repr(settings) + settings.model_dump_json()
     assert "password" not in settings.model_dump_json()
-    with pytest.raises(ValueError, match="at least 1"):
-        RunSettings.model_validate({"chat": {"password": ""}})
+    for empty in ("", "\n"):
+        with pytest.raises(ValueError, match="it is empty"):
+            RunSettings.model_validate({"chat": {"password": empty}})
