@@ -14,7 +14,7 @@ from medvl_jobs.contracts.records import SCORES, Prediction
 from medvl_jobs.eval.claims import Judged
 from medvl_jobs.eval.predict import Outcome
 from medvl_jobs.eval.similarity import METRICS, aggregate, score_pairs
-from medvl_jobs.eval.standard import corpus_scores, without_think_scores
+from medvl_jobs.eval.standard import WITHOUT_THINK, corpus_scores, without_think_scores
 from medvl_jobs.eval.standard import score_pairs as standard_scores
 
 Scores = list[dict[str, float]]
@@ -34,6 +34,7 @@ def score(predictions: Sequence[Prediction], judged: Sequence[Judged]) -> Scores
 def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[str, float | str]:
     """``predict_results.json``: LLaMA-Factory's keys, then ours; a score's mean is over the examples that have it.
 
+    Where there is no think block, the score without it is the score itself.
     ``predict_runtime`` covers generation and scoring over all attempts. ``predict_model_preparation_time`` is attaching
     the adapter, reading the weights is ``predict_model_load_time``; an attempt that found all parts made loads nothing.
     """
@@ -52,9 +53,14 @@ def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[st
         "predict_new_tokens_per_second": round(tokens / max(outcome.seconds, 1e-6), 2),
         "predict_cut_off_share": sum(p.finish == "length" for p in outcome.predictions) / count,
         "predict_failed_share": sum(p.finish == "failed" for p in outcome.predictions) / count,
-        **{f"predict_{name}": float(np.mean([each[name] for each in scores if name in each])) for name in others},
+        **{f"predict_{name}": _mean(name, scores) for name in others},
         **{f"predict_{name}": value for name, value in of_all.items()},
     }
+
+
+def _mean(name: str, scores: Scores) -> float:
+    plain = name.removesuffix(WITHOUT_THINK)
+    return float(np.mean([each.get(name, each.get(plain)) for each in scores if name in each or plain in each]))
 
 
 def scores_parquet(predictions: Sequence[Prediction], scores: Scores) -> bytes:

@@ -12,7 +12,10 @@ from medvl_jobs.report.frame import Frame
 from medvl_jobs.report.inputs import Evidence
 from medvl_jobs.report.languages import script, thinks
 from medvl_jobs.report.making import about_making
+from medvl_jobs.report.metrics import describe
 from medvl_jobs.report.shape import Caveat, Slice, VariantSummary
+from medvl_jobs.report.stats import FEWEST_GROUPS
+from medvl_jobs.report.words import interval, judgement, signed
 from medvl_jobs.settings.eval import Variant
 
 FEW_GROUPS = 20
@@ -30,6 +33,8 @@ Found = Iterator[tuple[str, str]]
 def caveats(evidence: Evidence, frame: Frame, whole: Slice, variants: Sequence[VariantSummary]) -> list[Caveat]:
     """All that weakens this comparison, the gravest first."""
     found = [
+        *_about_mistakes(whole, frame),
+        *_about_controls(whole, frame),
         *_about_size(whole),
         *_about_answers(evidence, variants),
         *_about_texts(evidence, variants),
@@ -41,10 +46,47 @@ def caveats(evidence: Evidence, frame: Frame, whole: Slice, variants: Sequence[V
     return [{"name": name, "text": text} for name, text in found]
 
 
+def _about_mistakes(whole: Slice, frame: Frame) -> Found:
+    """A better score may hide that more is said wrongly: an answer that says more has more of both."""
+    rows = {row["metric"]: row for row in whole["metrics"]}
+    tuned, base = (frame.names[variant].subject for variant in (Variant.TUNED, Variant.BASE))
+    texts = {
+        "contradiction_errors": f"More contradictions of the truth in the answers of {tuned} than of {base}, per image",
+        "facts_precision": f"Of what {tuned} claims less is right than of what {base} claims, in percent",
+    }
+    for metric, text in texts.items():
+        row = rows.get(metric)
+        if row and judgement(row["difference"], row["higher_is_better"]) == "worse":
+            digits = describe(metric).decimals
+            counts = [number(row["means"][variant], digits) for variant in (Variant.TUNED, Variant.BASE)]
+            yield describe(metric).inside, f"{text}: {' against '.join(counts)}."
+
+
+_NO_BETTER_THAN = {
+    Variant.TUNED_BLANK: "a grey image would do as well",
+    Variant.TEMPLATE: "it may have learnt no more than how captions are worded",
+    Variant.BASE_FORMATTED: "it may have learnt no more than the form of an answer",
+}
+"""What it means when the tuned model does not score more than a control; of shuffled images the verdict speaks."""
+
+
+def _about_controls(whole: Slice, frame: Frame) -> Found:
+    headline = whole["headline"]
+    for control in headline["controls"]:
+        meaning, difference = _NO_BETTER_THAN.get(Variant(control["variant"])), control["difference"]
+        if meaning is None or difference["low"] is None or difference["low"] > 0:
+            continue
+        name = frame.names[Variant(control["variant"])].subject
+        more = f"{signed(difference['value'])} points, 95 % interval {interval(difference)}"
+        shown = f"The tuned model is not shown to beat {name} in {describe(headline['metric']).inside} ({more})"
+        yield f"no better than {control['variant']}", f"{shown}: {meaning}."
+
+
 def _about_size(whole: Slice) -> Found:
     groups, examples = whole["groups"], whole["examples"]
-    if groups == 1:
-        yield "one group", "All validation images come from one group: how far the result carries cannot be told."
+    if groups < FEWEST_GROUPS:
+        few = f"All validation images come from {quantity(groups, 'group')}"
+        yield "too few groups", f"{few}: with fewer than {FEWEST_GROUPS} how far the result carries cannot be told."
     elif groups < FEW_GROUPS:
         few = f"The validation images come from {groups} groups only"
         yield "few groups", f"{few}: with fewer than {FEW_GROUPS} the intervals are too narrow."

@@ -18,7 +18,7 @@ from medvl_jobs.report.inputs import Example
 from medvl_jobs.report.metrics import HEADLINES, MAIN, MEANINGS, WITHOUT_THINK, Naming, describe, in_order
 from medvl_jobs.report.shape import Control, Difference, Estimate, Headline, MetricRow, Slice, Slicing
 from medvl_jobs.report.slices import Division, divisions
-from medvl_jobs.report.stats import Floats, Sample, Spread, spreads
+from medvl_jobs.report.stats import FEWEST_GROUPS, Floats, Sample, Spread, spreads
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.report import ReportSettings
 
@@ -55,20 +55,18 @@ def pair(examples: Sequence[Example], answers: Mapping[Variant, Answers]) -> lis
     """All scores, in the order of the table.
 
     A score applies to an example when it was computed for any variant: ``fact_finding`` has no value where the truth
-    states no finding, whatever was answered. A variant without a value there did not answer, and gets 0; but a score
-    without the think block is not computed where there is none, and is then the score itself. Where nobody answered,
-    every score applies.
+    states no finding, whatever was answered. A variant without a value there did not answer, and gets 0. A score
+    without the think block is not computed where there is none, and is then the score itself: both are about the same
+    examples, not about those that a model chose by thinking. Where nobody answered, every score applies.
     """
     unanswered = {e.example_id for e in examples if not any(e.example_id in a.predictions for a in answers.values())}
     paired = []
     for metric in in_order({metric for given in answers.values() for metric in given.scores}):
-        scores = {variant: given.scores.get(metric, {}) for variant, given in answers.items()}
+        plain = metric.removesuffix(WITHOUT_THINK)
+        scores = {v: {**given.scores.get(plain, {}), **given.scores.get(metric, {})} for v, given in answers.items()}
         scored = unanswered.union(*scores.values())
         applies = tuple(example for example in examples if example.example_id in scored)
-        values = {}
-        for variant, by_id in scores.items():
-            instead = answers[variant].scores.get(metric.removesuffix(WITHOUT_THINK), {})
-            values[variant] = np.array([by_id.get(e.example_id, instead.get(e.example_id, 0.0)) for e in applies])
+        values = {v: np.array([by_id.get(e.example_id, 0.0) for e in applies]) for v, by_id in scores.items()}
         paired.append(PairedScores(metric, applies, values))
     if not any(each.metric in HEADLINES for each in paired):
         remedy = "run `medvl eval` again with this version of medvl"
@@ -86,8 +84,10 @@ class _Part:
 
     @property
     def headline(self) -> PairedScores:
+        """The first score that applies to half of the examples: a few known facts must not speak for all images."""
         by_name = {each.metric: each for each in self.scores}
-        return next(by_name[metric] for metric in HEADLINES if metric in by_name)
+        found = [by_name[metric] for metric in HEADLINES if metric in by_name]
+        return next((each for each in found if 2 * len(each.examples) >= len(self.examples)), found[-1])
 
     @property
     def samples(self) -> list[Sample]:
@@ -152,6 +152,8 @@ def _headline(paired: PairedScores, found: Mapping[str, Spread], names: Mapping[
     return {
         "metric": paired.metric,
         "label": describe(paired.metric).label,
+        "examples": len(paired.examples),
+        "groups": len({example.group for example in paired.examples}),
         "variants": {variant.value: _estimate(found[variant.value]) for variant in paired.values},
         "gain": differences[Variant.BASE],
         "drop": differences.get(Variant.TUNED_SHUFFLED),
@@ -174,8 +176,8 @@ def _metric_row(paired: PairedScores, found: Mapping[str, Spread]) -> MetricRow:
 
 
 def _estimate(found: Spread) -> Estimate:
-    """One group has no spread to resample: its interval is unknown, not of width 0."""
-    certain = found.groups > 1
+    """The interval of fewer groups than `FEWEST_GROUPS` is unknown, not as narrow as it looks."""
+    certain = found.groups >= FEWEST_GROUPS
     return {
         "value": rounded(found.mean),
         "low": rounded(found.low) if certain else None,
@@ -186,7 +188,7 @@ def _estimate(found: Spread) -> Estimate:
 def _difference(found: Spread, higher_is_better: bool | None) -> Difference:
     above = found.share_above
     better = {True: above, False: 1 - above, None: None}[higher_is_better]
-    known = found.groups > 1 and better is not None
+    known = found.groups >= FEWEST_GROUPS and better is not None
     return {**_estimate(found), "probability_better": rounded(better) if known and better is not None else None}
 
 

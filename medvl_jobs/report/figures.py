@@ -28,7 +28,8 @@ def draw(report: Report) -> dict[str, str]:
     }
     for slicing in report["slicings"]:
         if slicing["slices"]:
-            figures[f"by-{slicing['by'].replace(' ', '-')}"] = part_bars(slicing, shorts)
+            label = report["overall"]["headline"]["label"]
+            figures[f"by-{slicing['by'].replace(' ', '-')}"] = part_bars(slicing, label, shorts)
     if trainings := [training for training in report["trainings"] if training["steps"]]:
         figures["loss"] = loss_curves(trainings, shorts)
     return figures
@@ -47,17 +48,15 @@ def variant_bars(headline: Headline, shorts: Mapping[str, str]) -> str:
     return _bars([("", headline["variants"])], title, shorts)
 
 
-def part_bars(slicing: Slicing, shorts: Mapping[str, str]) -> str:
-    """The same bars for each part of the examples."""
-    slices = slicing["slices"]
-    groups = [
-        (
-            f"{each['name']} (n = {each['examples']:,})",
-            {name: found for name, found in each["headline"]["variants"].items() if name in IN_PARTS},
-        )
-        for each in slices
-    ]
-    title = f"{slices[0]['headline']['label']} per {slicing['by']}, in percent, with 95 % intervals"
+def part_bars(slicing: Slicing, label: str, shorts: Mapping[str, str]) -> str:
+    """The same bars for each part of the examples; a part whose headline is another score than ``label`` says so."""
+    groups = []
+    for part in slicing["slices"]:
+        headline = part["headline"]
+        other = "" if headline["label"] == label else f", {headline['label']}"
+        variants = {name: found for name, found in headline["variants"].items() if name in IN_PARTS}
+        groups.append((f"{part['name']} (n = {headline['examples']:,}{other})", variants))
+    title = f"{label} per {slicing['by']}, in percent, with 95 % intervals"
     return _bars(groups, title, shorts)
 
 

@@ -9,6 +9,7 @@ from medvl_jobs.report.metrics import SUMMARY, describe
 from medvl_jobs.report.shape import Gate, MetricRow, Report
 from medvl_jobs.report.shape_making import Changes
 from medvl_jobs.report.words import duration, interval, judgement, signed, value_text
+from medvl_jobs.settings.eval import Variant
 
 MOST_CHANGES = 8
 """Settings that differ from the run before; the page has all of them."""
@@ -89,17 +90,14 @@ def _score(row: MetricRow, names: Sequence[str]) -> list[str]:
 def _legend(report: Report) -> str:
     whole = report["overall"]
     if report["kind"] == "run":
-        sides = "*Shuffled* is the tuned model shown another example's image."
+        shuffled = any(variant["variant"] == Variant.TUNED_SHUFFLED for variant in report["variants"])
+        sides = " *Shuffled* is the tuned model shown another example's image." if shuffled else ""
     else:
-        sides = (
-            "; ".join(
-                f"{each['short']} is the tuned model of {escape(each['label'][3:])}" for each in report["variants"]
-            )
-            + "."
-        )
+        told = [f"{each['short']} is the tuned model of {escape(each['label'][3:])}" for each in report["variants"]]
+        sides = f" {'; '.join(told)}."
     return (
         f"{quantity(whole['examples'], 'validation image')} in {quantity(whole['groups'], 'group')}, in percent, "
-        f"errors per image; 95 % intervals from resampling whole groups. {sides} **Bold**: the interval leaves out "
+        f"errors per image; 95 % intervals from resampling whole groups.{sides} **Bold**: the interval leaves out "
         "zero. All scores are in `report.json`."
     )
 

@@ -17,6 +17,7 @@ from medvl_jobs.report import words
 from medvl_jobs.report.marks import marked
 from medvl_jobs.report.metrics import IN_PARTS, describe
 from medvl_jobs.report.shape import Report
+from medvl_jobs.report.stats import FEWEST_GROUPS
 
 LONG_TEXT = 700
 """Characters from which on an answer is folded: a model that repeats itself must not push the others off the page."""
@@ -38,7 +39,7 @@ SIGNATURE = "predict_sacrebleu_signature"
 FAMILIES = (
     ("facts", "Facts: all claims of an answer, against the truth"),
     ("field", "Single facts: share of the images on which it is right, where the truth states it"),
-    ("errors", "Mistakes, counted"),
+    ("errors", "Mistakes, counted: who says little makes few"),
     ("text", "Overlap with the reference, as LLaMA-Factory computes it; unrelated captions of one style reach 50"),
     ("thinkless", "The same without a leading think block, where an answer or a reference has one"),
     ("standard", "Overlap with the reference, as rouge-score and sacrebleu compute it"),
@@ -85,5 +86,6 @@ def _environment() -> Environment:
         "signature": SIGNATURE,
         "long_text": LONG_TEXT,
         "in_parts": IN_PARTS,
+        "fewest_groups": FEWEST_GROUPS,
     }
     return made

@@ -20,8 +20,8 @@
 
 In a report of two runs (``kind`` is ``runs``) the variant ``base`` is the first run's tuned model and ``tuned`` the
 second one's. Scores are percentages from 0 to 100, counts of errors are per image; differences and drops are in points;
-intervals are 95 % bootstrap intervals over groups, null when there is only one group. The file depends on its inputs
-only: no clock of the report stage is in it.
+intervals are 95 % bootstrap intervals over groups, null with fewer than 6 groups. The file depends on its inputs only:
+no clock of the report stage is in it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Difference(Estimate):
     """One variant minus another, paired on the examples."""
 
     probability_better: float | None
-    """Share of the resamples in which the first variant is the better one; null with one group."""
+    """Share of the resamples in which the first variant is the better one; null with fewer than 6 groups."""
 
 
 @documented
@@ -78,6 +78,9 @@ class Headline(TypedDict):
 
     metric: str
     label: str
+    examples: int
+    """Examples that this score applies to."""
+    groups: int
     variants: dict[str, Estimate]
     gain: Difference
     """Tuned minus base."""

@@ -22,6 +22,12 @@ Floats = NDArray[np.float64]
 
 LEVELS = (2.5, 97.5)
 """Percentiles that bound a 95 % interval."""
+FEWEST_GROUPS = 6
+"""With fewer groups no interval is worth its name.
+
+Where all k groups differ in one direction, no resample leaves it; chance alone does that in 2 of 2^k cases. Only from
+k = 6 on (3.1 %) is that rarer than the 5 % that an interval allows itself.
+"""
 _CELLS = 2_000_000
 """Weights held at a time: 16 MB."""
 

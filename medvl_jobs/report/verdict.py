@@ -14,8 +14,9 @@ def judge(whole: Slice, frame: Frame) -> Verdict:
     """The verdict on a comparison. A direction is claimed only where the 95 % interval leaves out zero."""
     headline = whole["headline"]
     learned, looks = _learned(headline["gain"]), _looks(headline["drop"])
+    whole_of = "" if headline["examples"] == whole["examples"] else f"{headline['examples']:,} of "
     sentence = (
-        f"On {quantity(whole['examples'], 'validation image')} in {quantity(whole['groups'], 'group')}, "
+        f"On {whole_of}{quantity(whole['examples'], 'validation image')} in {quantity(headline['groups'], 'group')}, "
         f"{_learned_clause(learned, headline, frame)}"
     )
     if frame.kind == "run":
@@ -56,7 +57,7 @@ def _learned_clause(learned: Learned, headline: Headline, frame: Frame) -> str:
             between = "tuned and base" if frame.kind == "run" else f"{first} and {second}"
             return f"no difference between {between} is shown {where} ({scores}, {within} of the difference)"
         case "undetermined":
-            return f"{first} scores {scores} {where}, with an uncertainty that one group cannot tell"
+            return f"{first} scores {scores} {where}, with an uncertainty that so few groups cannot tell"
 
 
 def _looks_clause(looks: Looks, drop: Difference | None) -> str:

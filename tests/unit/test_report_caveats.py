@@ -123,6 +123,35 @@ def test_a_foreign_adapter_whose_training_is_known_is_asked_about_its_prompt() -
     assert set(caveats(made)) == {"foreign adapter", "prompt unknown"}
 
 
+def test_a_gain_in_the_headline_hides_no_mistakes() -> None:
+    made = plain()
+    made.scores[BASE]["contradiction_errors"] = {each.example_id: 0.0 for each in made.examples}
+    made.scores[TUNED]["contradiction_errors"] = {each.example_id: 3.0 for each in made.examples}
+    made.scores[TUNED]["facts_precision"] = {each.example_id: 5.0 for each in made.examples}
+    assert made.report()["verdict"]["learned"] == "better"
+    found = caveats(made)
+    assert set(found) == {"contradictions", "facts precision"}
+    assert "than of the base model, per image: 3.00 against 0.00." in found["contradictions"]
+    assert "in percent: 5.0 against 2" in found["facts precision"]
+
+
+@pytest.mark.parametrize(
+    ("control", "meaning"),
+    [
+        (Variant.TUNED_BLANK, "a grey image would do as well"),
+        (Variant.TEMPLATE, "how captions are worded"),
+        (Variant.BASE_FORMATTED, "the form of an answer"),
+    ],
+)
+def test_a_control_that_scores_as_well_is_told(control: Variant, meaning: str) -> None:
+    made = plain(eval=ALL)
+    made.scores[control]["facts_f1"] = made.scores[TUNED]["facts_f1"]
+    found = caveats(made)
+    assert set(found) == {f"no better than {control}"}
+    assert meaning in found[f"no better than {control}"]
+    assert "(0.0 points, 95 % interval 0.0 to 0.0)" in found[f"no better than {control}"]
+
+
 def test_all_controls_say_nothing_by_themselves() -> None:
     made = plain(eval=ALL)
     assert caveats(made) == {}

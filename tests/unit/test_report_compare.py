@@ -14,12 +14,15 @@ from report_data import World, world
 from medvl_jobs.errors import DataError, MissingInputError
 from medvl_jobs.report.assemble import assemble
 from medvl_jobs.report.compare import pair
+from medvl_jobs.report.figures import part_bars
 from medvl_jobs.report.frame import frame_of_run
 from medvl_jobs.report.inputs import UNKNOWN, read_evidence
+from medvl_jobs.report.metrics import NAMES
 from medvl_jobs.report.shape import MetricRow, Report
 from medvl_jobs.settings.eval import Variant
 
 BASE, TUNED, SHUFFLED = Variant.BASE, Variant.TUNED, Variant.TUNED_SHUFFLED
+SHORTS = {variant.value: naming.short for variant, naming in NAMES.items()}
 
 
 def report_of(made: World) -> Report:
@@ -131,11 +134,33 @@ def test_a_control_that_changes_nothing_is_told_in_plain_words() -> None:
     assert "shown another example's image, it scores the same (95 %" in report_of(made)["verdict"]["sentence"]
 
 
-def test_one_group_gives_no_interval_and_no_claim() -> None:
-    report = report_of(world(groups=1, per_group=6))
+@pytest.mark.parametrize("groups", [1, 5])
+def test_few_groups_give_no_interval_and_no_claim(groups: int) -> None:
+    """All of five groups in one direction: no resample leaves it, and chance does that in 6 % of cases."""
+    report = report_of(world(groups=groups, per_group=6))
     assert report["verdict"]["learned"] == report["verdict"]["looks"] == "undetermined"
-    assert report["overall"]["headline"]["gain"]["low"] is None
-    assert "one group" in names(report)
+    gain = report["overall"]["headline"]["gain"]
+    assert (gain["low"], gain["high"], gain["probability_better"]) == (None, None, None)
+    assert "too few groups" in names(report)
+
+
+def test_a_few_known_facts_do_not_speak_for_all_images() -> None:
+    made = world()
+
+    def keep(known: int) -> Report:
+        for scores in made.scores.values():
+            scores["facts_f1"] = dict(list(scores["facts_f1"].items())[:known])
+        return report_of(made)
+
+    found = keep(24)
+    assert found["verdict"]["sentence"].startswith("On 24 of 48 validation images in 12 groups, the tuned")
+    assert (found["overall"]["headline"]["examples"], found["overall"]["headline"]["groups"]) == (24, 12)
+    assert keep(23)["overall"]["headline"]["metric"] == "rouge-l"
+    assert report_of(made)["verdict"]["sentence"].startswith("On 48 validation images in 24 groups, the tuned")
+    (modalities,) = (each for each in report_of(made)["slicings"] if each["by"] == "modality")
+    bars = part_bars(modalities, "ROUGE-L", SHORTS)
+    assert "CT (n = 12, Facts F1)" in bars
+    assert "MR (n = 24)" in bars
 
 
 def test_without_the_control_the_question_stays_open() -> None:

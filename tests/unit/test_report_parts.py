@@ -93,9 +93,15 @@ class TestThinkBlocks:
     def test_a_variant_that_does_not_think_keeps_its_score(self) -> None:
         made = self.world()
         (found,) = (each for each in pair(made.examples, made.evidence().answers) if each.metric.endswith("_think"))
-        assert [each.example_id for each in found.examples] == [made.examples[0].example_id]
-        assert found.values[TUNED] == [90.0]
-        assert found.values[BASE] == [made.scores[BASE]["rouge-l"][made.examples[0].example_id]]
+        assert found.examples == tuple(made.examples)  # those with a thought alone would be chosen by the model
+        assert found.values[BASE].tolist() == list(made.scores[BASE]["rouge-l"].values())
+        assert found.values[TUNED].tolist() == [90.0, *list(made.scores[TUNED]["rouge-l"].values())[1:]]
+
+    def test_who_did_not_answer_has_neither(self) -> None:
+        made = self.world()
+        made.forget(BASE, made.examples[0].example_id)
+        (found,) = (each for each in pair(made.examples, made.evidence().answers) if each.metric.endswith("_think"))
+        assert (found.values[BASE][0], found.values[TUNED][0]) == (0, 90)
 
     def test_it_stands_beside_the_other(self) -> None:
         assert in_order({"rouge-l_without_think", "sentence_bleu", "rouge-l", "zzz"}) == [

@@ -129,7 +129,7 @@ def test_a_very_long_answer_is_folded_but_whole() -> None:
 
 
 def golden_markdown() -> str:
-    made = world(groups=10)
+    made = world(groups=12)
     made.forget(Variant.BASE, made.examples[0].example_id)
     return markdown.render(report_of(made))
 
