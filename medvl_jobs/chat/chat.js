@@ -5,7 +5,7 @@ const by = (id) => document.getElementById(id);
 const form = by("form");
 const LIMITS = { bytes: Number(form.dataset.maxBytes), size: form.dataset.maxSize, chars: Number(form.dataset.maxChars) };
 const AGAIN_MILLISECONDS = 1500;
-const chosen = { file: null, example: null };
+const chosen = { file: null, example: null, times: 0 };
 let examples = [];
 let ready = false;
 let call = null; // of the question under way
@@ -42,6 +42,7 @@ function show(source, about) {
 function forget(about) {
   chosen.file = null;
   chosen.example = null;
+  chosen.times += 1;
   by("reference").hidden = true;
   if (call) call.abort();
   clear("No answer yet."); // those that are there are of another image
@@ -53,21 +54,26 @@ function forget(about) {
 async function take(file) {
   complain("");
   forget("Reading …");
+  const time = chosen.times;
   if (file.size > LIMITS.bytes) {
     forget();
     return complain(`The file has ${(file.size / 1e6).toFixed(1)} MB, and at most ${LIMITS.size} are taken. Choose a smaller one.`);
   }
   try {
     const response = await fetch("image", { method: "POST", body: file });
-    if (!response.ok) {
+    const words = response.ok ? "" : await wordsOf(response);
+    const shown = response.ok ? await response.blob() : null;
+    if (time !== chosen.times) return; // another one was chosen meanwhile
+    if (words) {
       forget();
-      return complain(await wordsOf(response));
+      return complain(words);
     }
     const size = response.headers.get("X-Image-Size").replace("x", "×");
     const changes = response.headers.get("X-Image-Changes");
-    show(URL.createObjectURL(await response.blob()), `${file.name}, ${size}` + (changes ? `; shown as the models see it: ${changes}` : ""));
+    show(URL.createObjectURL(shown), `${file.name}, ${size}` + (changes ? `; shown as the models see it: ${changes}` : ""));
     chosen.file = file;
   } catch {
+    if (time !== chosen.times) return;
     forget();
     complain("The file could not be sent: the server does not answer, or the file has changed since.");
   }

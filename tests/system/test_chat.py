@@ -19,7 +19,7 @@ import openai_server
 import pytest
 from PIL import Image
 from pipeline_runs import medvl, start
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from prep_data import encode, pixels
 
 MAX_BYTES = 400_000
@@ -182,7 +182,7 @@ def test_answers_can_be_sampled(page: Page) -> None:
     assert len({ask(page)[1] for _ in range(3)}) > 1
     page.get_by_label("Temperature").fill("9")
     page.get_by_role("button", name="Ask both models").click()
-    expect(page.get_by_role("alert")).to_have_text("The temperature must lie between 0 and 1.5.")
+    expect(page.get_by_role("alert")).to_have_text("The temperature must be 0, or lie between 0.01 and 1.5.")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,20 @@ def test_an_answer_can_be_stopped_and_another_asked(page: Page) -> None:
     expect(page.get_by_text("Stopped.")).to_be_visible()
     page.get_by_label("Greedy").check()
     ask(page)
+
+
+def test_a_slow_upload_does_not_displace_what_was_chosen_after_it(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/image", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    upload(page, encode(pixels(160, 120)), "slow.png")
+    expect(page.locator("#about")).to_have_text("Reading …")
+    page.get_by_role("button", name="Example 1", exact=False).first.click()
+    with page.expect_response(lambda response: response.request.method == "POST"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.locator("#about")).to_contain_text("Example ")
+    expect(page.get_by_role("heading", name="Reference caption")).to_be_visible()
+    assert shown_width(page) != 160
 
 
 @pytest.mark.parametrize("width", pages.WIDTHS)
