@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from medvl_jobs.contracts import layout
-from medvl_jobs.errors import MissingInputError
+from medvl_jobs.errors import DataError, MissingInputError
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.settings.keys import stage_keys
 from medvl_jobs.settings.run import RunSettings
@@ -51,7 +51,8 @@ def find_run(storage: Storage, settings: RunSettings) -> Run:
     """The run of these settings, or else the newest of their name.
 
     Neither source nor model is read: what they are, the newest run of the name has written down. Raises
-    `MissingInputError` when there is none of that name, and names those that are there.
+    `MissingInputError` when there is none of that name, and names those that are there, and `DataError` when what it
+    has written down is damaged.
     """
     name = settings.name
     keys = _keys_under(storage, f"{layout.runs(name)}/")
@@ -95,23 +96,29 @@ def _key_of(storage: Storage, settings: RunSettings, newest: str) -> str | None:
     key = f"{layout.run(settings.name, newest)}/{layout.RUN_FILE}"
     if not storage.exists(key):
         return None
-    known: dict[str, Any] = yaml.safe_load(storage.read_bytes(key))
     sections = {}
-    for section, field in _FINGERPRINTS:
-        given = getattr(settings, section)
-        if getattr(given, field) is None:
-            given = given.model_copy(update={field: known.get(section, {}).get(field)})
-        sections[section] = given
-    return stage_keys(settings.model_copy(update=sections)).report
+    try:
+        known: dict[str, Any] = yaml.safe_load(storage.read_bytes(key))
+        for section, field in _FINGERPRINTS:
+            given = getattr(settings, section)
+            if getattr(given, field) is None:
+                given = given.model_copy(update={field: known[section][field]})
+            sections[section] = given
+        return stage_keys(settings.model_copy(update=sections)).report
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise _damaged(storage, key) from error
 
 
 def _stages(storage: Storage, name: str, key: str) -> tuple[Stage, ...]:
     """As the run has written them down, or else those that have given a sign of life."""
-    plan = _read(storage, f"{layout.run(name, key)}/{layout.PLAN}")
-    if plan:
-        return tuple(
-            Stage(step["stage"], tuple(step["command"][1:]), step["prefix"], tuple(step["needs"])) for step in plan
-        )
+    graph = f"{layout.run(name, key)}/{layout.PLAN}"
+    if plan := _read(storage, graph):
+        try:
+            return tuple(
+                Stage(step["stage"], tuple(step["command"][1:]), step["prefix"], tuple(step["needs"])) for step in plan
+            )
+        except (TypeError, KeyError) as error:
+            raise _damaged(storage, graph) from error
     return tuple(Stage(stage, (), "") for stage in _live_stages(storage, name, key))
 
 
@@ -120,4 +127,15 @@ def _live_stages(storage: Storage, name: str, key: str) -> Iterable[str]:
 
 
 def _read(storage: Storage, key: str) -> Any:
-    return json.loads(storage.read_bytes(key)) if storage.exists(key) else None
+    """JSON; none where there is none."""
+    if not storage.exists(key):
+        return None
+    try:
+        return json.loads(storage.read_bytes(key))
+    except ValueError as error:
+        raise _damaged(storage, key) from error
+
+
+def _damaged(storage: Storage, key: str) -> DataError:
+    remedy = "delete it: 'medvl run' writes it again, and reuses what is finished"
+    return DataError("what the run has written down is damaged", where=f"{storage.uri}/{key}", remedy=remedy)

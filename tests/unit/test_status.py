@@ -179,6 +179,19 @@ def test_a_run_that_is_not_there(made: Made, tmp_path: Path) -> None:
         find_run(LocalStorage(tmp_path / "empty"), load_settings(None, ("name=other",)))
 
 
+@pytest.mark.parametrize("name", ["plan.json", "run.yaml", "current.json"])
+@pytest.mark.parametrize("content", ['{"a', "[1]", "{}", "\x00"])
+def test_what_is_damaged_is_named(made: Made, name: str, content: str) -> None:
+    key = layout.current("trial") if name == "current.json" else f"{made.prefix}/{name}"
+    made.write(key, content)
+    if (name == "current.json" and content in {"[1]", "{}"}) or (name, content) == ("plan.json", "{}"):
+        assert find_run(made.storage, made.settings).exact  # says nothing, and is not needed
+        return
+    with pytest.raises(DataError) as caught:
+        find_run(made.storage, load_settings(None, ("name=trial",)))
+    assert str(caught.value.where).endswith(key)
+
+
 def test_a_bucket_that_is_not_there(s3_settings: StorageSettings) -> None:
     storage = open_storage(s3_settings.model_copy(update={"uri": "s3://no-such-bucket/x"}))
     with pytest.raises(MissingInputError, match="no-such-bucket"):
