@@ -13,7 +13,6 @@ from PIL import Image
 from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.errors import DataError
 from medvl_jobs.page import pictures
-from medvl_jobs.page.pictures import THUMBNAIL_BUDGET_BYTES
 from medvl_jobs.report.answers import Answers
 from medvl_jobs.report.compare import rounded
 from medvl_jobs.report.inputs import Evidence, Example
@@ -122,10 +121,10 @@ def alternative_text(facts: Facts | None) -> str:
     return f"{facts.modality or 'Medical'} image{view}{part}"
 
 
-def thumbnails(images: Mapping[str, bytes], example_ids: Sequence[str], pixels: int) -> dict[str, str]:
-    """``data:`` addresses by id, until the budget is spent."""
+def thumbnails(images: Mapping[str, bytes], example_ids: Sequence[str], pixels: int, budget: int) -> dict[str, str]:
+    """``data:`` addresses by id, until the budget of bytes is spent."""
     made: dict[str, str] = {}
-    left = THUMBNAIL_BUDGET_BYTES
+    left = budget
     for example_id in example_ids:
         address = thumbnail(images[example_id], pixels, where=example_id)
         left -= len(address)

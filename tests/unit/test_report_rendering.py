@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import report_data
 from PIL import Image
@@ -20,6 +21,7 @@ from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.errors import DataError
 from medvl_jobs.page.words import quantity
 from medvl_jobs.report import figures, gallery, markdown, page, plots, words
+from medvl_jobs.report.files import render
 from medvl_jobs.report.inputs import Example
 from medvl_jobs.report.shape import Report
 from medvl_jobs.settings.eval import Variant
@@ -36,7 +38,7 @@ def report_of(made: World) -> Report:
 def rendered(made: World) -> str:
     report = report_of(made)
     images = {item["example_id"]: report_data.phantom(0) for item in report["gallery"]}
-    thumbnails = gallery.thumbnails(images, list(images), 64)
+    thumbnails = gallery.thumbnails(images, list(images), 64, 10**6)
     return page.render(report, figures.draw(report), thumbnails)
 
 
@@ -157,16 +159,29 @@ def test_thumbnails_of_every_colour_mode(mode: str) -> None:
         assert (small.format, small.size) == ("WEBP", (64, 43))
 
 
-def test_thumbnails_stop_at_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_stop_at_the_budget() -> None:
     image = report_data.phantom(0)
     one = len(gallery.thumbnail(image, 64))
-    monkeypatch.setattr(gallery, "THUMBNAIL_BUDGET_BYTES", 2 * one + 1)
-    assert list(gallery.thumbnails(dict.fromkeys("abcd", image), "abcd", 64)) == ["a", "b"]
+    assert list(gallery.thumbnails(dict.fromkeys("abcd", image), "abcd", 64, 2 * one + 1)) == ["a", "b"]
+
+
+def test_images_make_room_for_long_answers() -> None:
+    """48 images with two answers of about 2,000 tokens, and noise for pictures: they do not get smaller."""
+    made = world(groups=48, per_group=1, report={"gallery": 48, "resamples": 100})
+    for variant in (Variant.BASE, Variant.TUNED):
+        for each in made.examples:
+            made.answer(variant, each.example_id, predict='<region> & "left" lung, ' * 400)
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (448, 448), dtype=np.uint8)).save(buffer, "PNG")
+    report = report_of(made)
+    found = render(report, {each["example_id"]: buffer.getvalue() for each in report["gallery"]}, 448)["index.html"]
+    assert 2_500_000 < len(found.encode()) < 3_000_000
+    assert 0 < found.count("data:image/webp") < 48
 
 
 def test_a_broken_image_names_its_example() -> None:
     with pytest.raises(DataError) as caught:
-        gallery.thumbnails({"x": b"not an image"}, ["x"], 64)
+        gallery.thumbnails({"x": b"not an image"}, ["x"], 64, 10**6)
     assert caught.value.where == "x"
 
 
