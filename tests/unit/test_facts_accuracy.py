@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
 from facts_data import FIELDS, accuracy, claims_f1, sentences
-
-from medvl_jobs.eval.reading import read
 
 PAGE = Path(__file__).parents[2] / "docs" / "facts.md"
 FLOORS = {
@@ -33,14 +30,6 @@ def test_neither_language_is_read_worse_than_the_floor(language: str) -> None:
     held_out = sentences("held_out", (language,))
     assert percent(*accuracy(held_out)["all"]) >= FLOORS["all"]
     assert claims_f1(held_out) >= 90
-
-
-def test_thousands_of_captions_take_seconds() -> None:
-    captions = [each.text for name in ("rules", "held_out") for each in sentences(name) if len(each.text) > 120]
-    started = time.process_time()
-    for at in range(400):
-        read(captions[at % len(captions)])
-    assert (time.process_time() - started) * 3_232 / 400 < 10
 
 
 def test_there_are_enough_sentences_and_none_twice() -> None:

