@@ -140,7 +140,7 @@ def provenance(
         settings={"variant": variant.value, "question": asked, **resolved},
         counts={
             "examples": len(outcome.predictions),
-            "empty": sum(not p.predict for p in outcome.predictions),
+            "empty": sum(not p.predict.strip() and p.finish != "failed" for p in outcome.predictions),
             "failed": sum(p.finish == "failed" for p in outcome.predictions),
             "cut_off": sum(p.finish == "length" for p in outcome.predictions),
         },

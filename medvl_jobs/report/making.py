@@ -32,7 +32,10 @@ def _differing(first: dict[str, Any] | None, second: dict[str, Any] | None) -> s
 
 def _about_runs(evidence: Evidence) -> Found:
     """What makes two runs another comparison than that of their adapters."""
-    first, second = (evidence.answers[side].manifest.settings for side in (Variant.BASE, Variant.TUNED))
+    made = [evidence.answers[side].manifest for side in (Variant.BASE, Variant.TUNED)]
+    if made[0].key == made[1].key:
+        yield "same answers", f"The two runs share their tuned model's answers ({made[0].key}): they cannot differ."
+    first, second = (each.settings for each in made)
     if changed := _differing(first.get("prompt"), second.get("prompt")):
         yield "different prompts", f"The two runs were asked with different prompts ({changed} differs)."
 

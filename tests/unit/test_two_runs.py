@@ -83,7 +83,17 @@ def test_two_runs_are_reported_like_one(storage: Storage, tmp_path: Path) -> Non
     assert stages == ["A prep", "A train", "A eval-tuned", "B train", "B eval-tuned"]
     assert [(each["variant"], len(each["steps"])) for each in report["trainings"]] == [("base", 120), ("tuned", 120)]
     assert "Run B, " in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert not {"no control", "foreign adapter", "limited"} & {each["name"] for each in report["caveats"]}
+    assert not {"same answers", "no control", "foreign adapter", "limited"} & {
+        each["name"] for each in report["caveats"]
+    }
+
+
+def test_a_run_beside_itself_has_the_same_answers(storage: Storage, tmp_path: Path) -> None:
+    report = compare_runs(storage, ("second", "second/latest"), quick().settings, tmp_path / "out")
+    assert (report["verdict"]["learned"], report["overall"]["headline"]["gain"]["value"]) == ("no difference shown", 0)
+    assert "same answers" in {each["name"] for each in report["caveats"]}
+    assert report["lineage"]["changes"] is not None
+    assert report["lineage"]["changes"]["settings"] == []
 
 
 def test_the_command(storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
