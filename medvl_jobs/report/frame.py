@@ -13,8 +13,8 @@ from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.report import ReportSettings
 from medvl_jobs.settings.run import RunSettings
 
-NOT_OF_THE_RUN = {"chat"}
-"""Settings that no stage reads, and that may hold a password."""
+NOT_OF_THE_RUN = {"chat", "live"}
+"""Settings that change nothing of a run; the chat's may hold a password."""
 
 
 @dataclass(frozen=True)
