@@ -298,6 +298,8 @@ def test_a_variable_of_the_values_replaces_the_charts() -> None:
         ({"storage": {"endpoint": "s3.example.org"}}, ["storage", "endpoint", "https?://"]),
         ({"run": {"storage": {"uri": "s3://a"}}}, ["run", "not here: set storage at the top level"]),
         ({"run": {"cluster": {"attempts": 1}}}, ["run", "not here: set coordinator and attempt at the top level"]),
+        ({"run": {"chat": {"password": "sesame"}}}, ["run", "chat", "password", "set chat.password.existingSecret"]),
+        ({"run": {"eval": {"server": {"api_key": "k"}}}}, ["run", "api_key", "in extraEnv, from a Secret"]),
         ({"run": {"name": "Trial"}}, ["run", "name", "[a-z0-9]"]),
         ({"run": {"name": "a" * 41}}, ["run", "name", "{0,38}"]),
         ({"images": {"prep": {"digest": "latest"}}}, ["images", "prep", "digest", "sha256"]),
