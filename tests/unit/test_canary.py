@@ -180,6 +180,18 @@ def test_another_model_is_noticed_before_anything_is_asked(served: str, asked: s
         engine.close()
 
 
+def test_a_server_that_refuses_the_check_is_no_crash() -> None:
+    def refuse(image: bytes) -> openai_server.Reply:
+        return openai_server.error(400, "logprobs are not supported")
+
+    with openai_server.running(broken=refuse) as server:
+        engine = open_engine(settings(canary=1, url=server.url), None, "What is it?")
+        with pytest.raises(SettingsError, match="refuses what it is checked by: 400: logprobs are not") as caught:
+            list(engine.answers(PICTURES))
+        engine.close()
+    assert "canary=0" in caught.value.remedy
+
+
 FAKE = (sys.executable, str(Path(fake_vllm.__file__)), "serve")
 
 

@@ -124,6 +124,27 @@ def _png(data: bytes) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}}
 
 
+def test_a_key_that_comes_with_a_newline_is_the_key() -> None:
+    with openai_server.running(key="sk-right") as server:
+        assert said(ask(server, api_key=SecretStr("sk-right\n"))) == "tuned sees 3 bytes"
+
+
+@pytest.mark.parametrize("key", ["sk-ge\nheim", "sk-gehéim"])
+def test_a_key_that_fits_in_no_header_is_not_shown(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    with openai_server.running() as server, pytest.raises(SettingsError, match="no header takes") as caught:
+        ask(server, api_key=SecretStr(key))
+    assert "heim" not in f"{caught.value!r} {caught.value.__context__!r} {caplog.text}"
+
+
+def test_a_key_in_the_words_where_they_are_cut_is_not_shown() -> None:
+    with (
+        openai_server.running(broken=lambda image: error(400, 290 * "x" + " sk-right-and-long")) as server,
+        pytest.raises(RefusedError) as caught,
+    ):
+        ask(server, api_key=SecretStr("sk-right-and-long"))
+    assert "sk-" not in str(caught.value)
+
+
 def test_the_key_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with openai_server.running(key="sk-right") as server:

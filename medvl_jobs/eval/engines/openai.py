@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvl_jobs.errors import MissingInputError
+from medvl_jobs.errors import MissingInputError, SettingsError
 from medvl_jobs.eval.engines.base import Answer
 from medvl_jobs.eval.engines.in_process import UNREADABLE
 from medvl_jobs.eval.server import canary
@@ -82,7 +82,12 @@ class OpenAIEngine:
         self._check_name(client)
         if said:
             wishes = canary.wishes(self.settings)
-            replies = [client.ask(self._body(image, wishes)) for image in first]
+            try:
+                replies = [client.ask(self._body(image, wishes)) for image in first]
+            except RefusedError as error:
+                what = f"the server refuses what it is checked by: {error}"
+                remedy = "where it takes no log-probabilities, eval.server.canary=0: its answers are taken as they are"
+                raise SettingsError(what, where=client.url, remedy=remedy) from error
             canary.judge(canary.compare(said, replies, client.url), self.settings, client.url)
         self.preparation_seconds = time.monotonic() - started - self.load_seconds
         return client

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
+from pydantic import SecretStr
 
 from medvl_jobs.errors import AccessDeniedError, MissingInputError, SettingsError, TryAgainError
 from medvl_jobs.settings.server import ServerSettings
@@ -57,7 +58,7 @@ class ChatClient:
         self._watch = watch or (lambda: None)
         # A server of our own on this machine is not reached through a company's proxy, nor does it ask for the key.
         own = watch is not None
-        self._key = settings.api_key.get_secret_value() if settings.api_key and not own else None
+        self._key = _header_value(settings.api_key) if settings.api_key and not own else None
         self._http = httpx2.Client(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
             timeout=httpx2.Timeout(settings.timeout_seconds, connect=CONNECT_SECONDS),
@@ -166,8 +167,21 @@ class ChatClient:
             text = str(error.get("message") or text) if isinstance(error, dict) else str(error)
         except (ValueError, AttributeError):
             pass
-        text = " ".join(text.split())[:_SHOWN]
-        return text.replace(self._key, "***") if self._key else text
+        text = " ".join(text.split())
+        return (text.replace(self._key, "***") if self._key else text)[:_SHOWN]
+
+
+def _header_value(key: SecretStr) -> str | None:
+    """The key without the newline that a Secret made from a file ends in; none for an empty one.
+
+    Raises `SettingsError` for one that fits into no header: the library's own error would show it.
+    """
+    text = key.get_secret_value().strip()
+    if not (text.isascii() and text.isprintable()):
+        what = "the key has characters that no header takes"
+        remedy = "set MEDVL_EVAL__SERVER__API_KEY to the key alone, in one line"
+        raise SettingsError(what, where="eval.server.api_key", remedy=remedy)
+    return text or None
 
 
 def _require_end(choice: Any) -> None:
