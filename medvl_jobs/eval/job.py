@@ -18,7 +18,7 @@ from medvl_jobs.eval.engines.base import Engine
 from medvl_jobs.eval.engines.open import open_engine
 from medvl_jobs.eval.predict import Outcome, Predictor
 from medvl_jobs.eval.questions import Question, asked_question, grey_picture, questions
-from medvl_jobs.eval.results import predict_results, score, scores_parquet
+from medvl_jobs.eval.results import predict_results, score, scores_parquet, without_times
 from medvl_jobs.eval.template import TemplateEngine, train_template
 from medvl_jobs.model.prepared import places, read_ledgers
 from medvl_jobs.settings.environment import Environment, read_environment
@@ -64,7 +64,7 @@ def run(
     judged = judge(outcome.predictions, {str(row["example_id"]): row["facts"] for row in shown.rows})
     scores = score(outcome.predictions, judged)
     results = predict_results(outcome, scores, outcome.seconds + time.monotonic() - scoring)
-    publication.write_bytes(layout.PREDICT_RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+    publication.write_bytes(layout.PREDICT_RESULTS, _one_of_all(results, storage, prefix))
     publication.write_bytes(layout.SCORES, scores_parquet(outcome.predictions, scores), rows=len(outcome.predictions))
     claims, count = claims_parquet(outcome.predictions, judged)
     publication.write_bytes(layout.CLAIMS, claims, rows=count)
@@ -73,6 +73,23 @@ def run(
     if predictor.shards == 1:  # another pod may have started, and would miss them
         predictor.forget_efforts(asked)
     return manifest
+
+
+def _one_of_all(results: dict[str, float | str], storage: Storage, prefix: str) -> bytes:
+    """``predict_results.json``: that of the pod that scored these answers first, which differs in its times alone.
+
+    Two pods that finish together would otherwise overwrite each other's, and neither manifest would be true.
+    """
+    key = f"{prefix}/{layout.PREDICT_RESULTS}"
+    data = (json.dumps(results, indent=2) + "\n").encode()
+    if storage.write_bytes(key, data, if_absent=True):
+        return data
+    first = storage.read_bytes(key)
+    try:
+        same = without_times(json.loads(first)) == without_times(results)
+    except (ValueError, AttributeError):  # no JSON, or no object
+        same = False
+    return first if same else data
 
 
 def shard(settings: EvalSettings, environment: Environment) -> int | None:

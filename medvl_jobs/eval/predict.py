@@ -140,10 +140,12 @@ class Predictor:
                 missing, image, engine, hope=hope, tell=lambda answers: self.progress(there + answers, total)
             ):
                 now = _clock(engine)
-                self._store(number, predictions, Effort(now - started, engine.steps - steps, self.shard))
                 self.own_seconds += now - started
+                # Another pod may have made it meanwhile, and its manifest may name it as it is.
+                if (stored := self._stored(number, missing[number])) is None:
+                    self._store(number, predictions, Effort(now - started, engine.steps - steps, self.shard))
+                made[number] = stored or predictions
                 started, steps = now, engine.steps
-                made[number] = predictions
                 done += len(predictions)
                 log.info("%d of %d predicted", done, total)
             self.load_seconds += engine.load_seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,12 @@ def predict_results(outcome: Outcome, scores: Scores, runtime: float) -> dict[st
         **{f"predict_{name}": _mean(name, scores) for name in others},
         **{f"predict_{name}": value for name, value in of_all.items()},
     }
+
+
+def without_times(results: Mapping[str, object]) -> dict[str, object]:
+    """What the answers decide, whoever scores them, and however fast."""
+    timed = ("_runtime", "_per_second", "_time")
+    return {name: value for name, value in results.items() if not name.endswith(timed)}
 
 
 def _mean(name: str, scores: Scores) -> float:

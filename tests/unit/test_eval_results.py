@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from medvl_jobs.contracts.facts import Facts
 from medvl_jobs.contracts.records import CLAIMS, SCORES, Prediction
 from medvl_jobs.eval.claims import claims_parquet, judge
+from medvl_jobs.eval.job import _one_of_all
 from medvl_jobs.eval.predict import Outcome
 from medvl_jobs.eval.results import Scores, predict_results, score, scores_parquet
+from medvl_jobs.storage.local import LocalStorage
 
 LABEL = "The image is an axial CT slice of the chest."
 PREDICTIONS = [
@@ -121,3 +125,17 @@ def test_every_claim_of_every_answer_has_its_characters_and_its_verdict() -> Non
         ("左肺", "structure", "left lung", False),
     ]
     assert set(table["example_id"].to_pylist()) == {"a"}  # what the truth cannot judge has no verdict
+
+
+def test_two_pods_that_score_together_have_one_file_of_results(tmp_path: Path) -> None:
+    """The second keeps the first's times; scores of other answers, or half a file, are replaced."""
+    storage = LocalStorage(tmp_path)
+    scores = scored(PREDICTIONS, {"a": None, "b": None, "c": None})
+    ours, theirs = (predict_results(OUTCOME, scores, runtime) for runtime in (4.0, 5.0))
+    first = _one_of_all(ours, storage, "x")
+    assert json.loads(first) == ours != theirs
+    assert _one_of_all(theirs, storage, "x") == first
+    assert json.loads(_one_of_all({**theirs, "predict_rouge-1": 99.0}, storage, "x"))["predict_rouge-1"] == 99.0
+    for broken in (first[:40], b"[]"):
+        storage.write_bytes("x/predict_results.json", broken)
+        assert json.loads(_one_of_all(theirs, storage, "x")) == theirs
