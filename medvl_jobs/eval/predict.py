@@ -132,12 +132,13 @@ class Predictor:
             return made
         done = there = sum(map(len, made.values()))
         total = sum(map(len, parts.values()))
-        hope = any(prediction.finish != "failed" for part in made.values() for prediction in part)
+        answered = {p.example_id for part in made.values() for p in part if p.finish != "failed"}
+        known = next((q for n in made for q in parts[n] if q.example_id in answered), None)
         with closing(open_engine()) as engine:
             self.progress(there, total)
             started, steps = _clock(engine), engine.steps
             for number, predictions in _whole_parts(
-                missing, image, engine, hope=hope, tell=lambda answers: self.progress(there + answers, total)
+                missing, image, engine, known=known, tell=lambda answers: self.progress(there + answers, total)
             ):
                 now = _clock(engine)
                 self.own_seconds += now - started
@@ -184,13 +185,14 @@ def _whole_parts(
     image: Callable[[Question], bytes],
     engine: Engine,
     *,
-    hope: bool,
+    known: Question | None,
     tell: Callable[[int], None],
 ) -> Iterator[tuple[int, list[Prediction]]]:
     """Number and predictions of each part, as its last answer comes.
 
-    Parts wait until one example could be answered, by this engine or (``hope``) in an earlier attempt: stored failures
-    are not tried again. ``tell`` hears of each answer how many there are. Raises `DataError` when that never happens.
+    Parts wait until one example could be answered: stored failures are not tried again. Where nothing but failures
+    comes, the engine is asked about ``known``, which an earlier attempt could answer. ``tell`` hears of each answer how
+    many there are. Raises `DataError` when nothing can be answered.
     """
     order = [(number, question) for number, part in parts.items() for question in part]
     answered: dict[int, dict[str, Prediction]] = {number: {} for number in parts}
@@ -205,14 +207,16 @@ def _whole_parts(
             log.warning("%s is counted as failed: %s", question.example_id, answer.why)
         else:
             good = True
-        if not good and failed >= min(HOPELESS, len(order)) and not (hope and failed == len(order)):
+        if not good and failed >= min(HOPELESS, len(order)):
+            good = known is not None and all(each.finish != "failed" for _, each in engine.answers([image(known)]))
+        if not good and failed >= min(HOPELESS, len(order)):
             raise DataError(
                 f"none of the first {failed} examples could be answered, the last for this reason: {answer.why}",
                 remedy="see the log for the others; where it is the images, run medvl prep --check",
             )
         if len(answered[number]) == len(parts[number]):
             waiting.append(number)
-        if good or failed == len(order):
+        if good:
             for whole in waiting:
                 yield whole, [answered[whole][each.example_id] for each in parts[whole]]
             waiting.clear()

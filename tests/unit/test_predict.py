@@ -9,6 +9,7 @@ from PIL import Image
 
 from medvl_jobs.contracts.records import Prediction, read_predictions
 from medvl_jobs.errors import DataError
+from medvl_jobs.eval import predict as module
 from medvl_jobs.eval.engines.base import Answer
 from medvl_jobs.eval.predict import Outcome, Predictor
 from medvl_jobs.eval.questions import BLANK, GREY, asked_question, grey_picture, other_rows, questions
@@ -246,12 +247,34 @@ def test_twenty_failures_in_a_row_are_enough(storage: Storage) -> None:
     assert engine.steps == 20
 
 
-def test_a_last_part_of_failures_is_taken_where_others_were_answered(storage: Storage) -> None:
+def interrupted(storage: Storage, monkeypatch: pytest.MonkeyPatch, hopeless: int) -> set[str]:
+    """Its first parts are there; the images of what is missing."""
+    monkeypatch.setattr(module, "HOPELESS", hopeless)
     with pytest.raises(RuntimeError):
         predict(storage, Echo(dies_after=9))
-    predictions = predicted(storage, Echo(refuses=lambda image: True))
-    assert sum(p.finish == "failed" for p in predictions) == 4
+    done = {p.example_id for data in parts(storage).values() for p in read_predictions(data.decode())}
+    return {f"image {n}" for n in range(len(ROWS)) if f"e{n}" not in done}
+
+
+@pytest.mark.parametrize("hopeless", [2, 20])
+def test_failures_are_taken_where_others_can_still_be_answered(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, hopeless: int
+) -> None:
+    missing = interrupted(storage, monkeypatch, hopeless)
+    predictions = predicted(storage, Echo(refuses=lambda image: image in missing))
+    assert sum(p.finish == "failed" for p in predictions) == len(missing) > 2
     assert len(predictions) == len(ROWS)
+
+
+@pytest.mark.parametrize("hopeless", [2, 20])
+def test_an_engine_that_has_gone_bad_meanwhile_fails_no_examples(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, hopeless: int
+) -> None:
+    interrupted(storage, monkeypatch, hopeless)
+    whole = parts(storage)
+    with pytest.raises(DataError, match="could be answered"):
+        predict(storage, Echo(refuses=lambda image: True))
+    assert parts(storage) == whole
 
 
 def test_shuffled_shows_another_image_and_keeps_the_question(storage: Storage) -> None:
