@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -122,6 +123,32 @@ def _png(data: bytes) -> dict[str, Any]:
     import base64
 
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}}
+
+
+def test_an_answer_that_drips_has_an_end() -> None:
+    """Each byte comes in time, and the answer never."""
+    done = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
+            while not done.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=drip, args=(listener,))
+        server.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        client = ChatClient(url, ServerSettings(retries=0, timeout_seconds=0.5))
+        try:
+            with pytest.raises(TryAgainError, match="no answer in time"):
+                client.ask(QUESTION)
+        finally:
+            done.set()
+            server.join()
+            client.close()
 
 
 def test_a_key_that_comes_with_a_newline_is_the_key() -> None:

@@ -16,6 +16,7 @@ import json
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -118,7 +119,7 @@ class ChatClient:
 
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            response = self._http.request(method, self.url + path, json=body)
+            response = self._whole(method, path, body)
         except httpx2.TimeoutException as error:
             raise _FailedError(f"no answer in time ({type(error).__name__})") from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
@@ -128,6 +129,23 @@ class ChatClient:
         if response.is_success:
             return self._read(response, needs="choices" if body is not None else "data")
         raise self._meaning(response)
+
+    def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+        """The response with its body; the library's own limit begins anew with every byte that comes."""
+        deadline = time.monotonic() + self.settings.timeout_seconds
+        with self._http.stream(method, self.url + path, json=body) as response:
+            data = bytearray()
+            for piece in response.iter_bytes():
+                data += piece
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("its answer does not end")
+        # What was read is decoded already: its length and encoding are no longer those of the headers.
+        headers = {
+            name: value
+            for name, value in response.headers.items()
+            if name not in {"content-encoding", "content-length"}
+        }
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(data))
 
     def _read(self, response: httpx2.Response, needs: str) -> dict[str, Any]:
         try:
