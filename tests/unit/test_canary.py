@@ -180,6 +180,17 @@ def test_another_model_is_noticed_before_anything_is_asked(served: str, asked: s
         engine.close()
 
 
+def test_broken_images_do_not_get_a_server_around_the_check(adapter: Path) -> None:
+    with openai_server.running(complete=as_server(adapter)) as server:
+        engine = open_engine(
+            settings(canary=1, canary_tolerance=0.001, url=server.url), None, PromptSettings().question
+        )
+        with pytest.raises(SchemaMismatchError, match="the server's model is not this run's"):
+            list(engine.answers([b"no image", b"", *PICTURES]))
+        engine.close()
+        assert len(server.asked) == 1
+
+
 def test_a_server_that_refuses_the_check_is_no_crash() -> None:
     def refuse(image: bytes) -> openai_server.Reply:
         return openai_server.error(400, "logprobs are not supported")

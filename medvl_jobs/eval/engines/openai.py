@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,8 +48,14 @@ class OpenAIEngine:
     def answers(self, images: Iterable[bytes]) -> Iterator[tuple[int, Answer]]:
         """See `Engine.answers`; up to ``eval.server.concurrency`` requests are under way."""
         waiting = iter(images)
-        first = list(islice(waiting, self.server.canary))
-        client = self._client or self._open(first)
+        first: list[bytes] = []
+        if self._client is None:
+            readable: list[bytes] = []
+            while len(readable) < self.server.canary and (image := next(waiting, None)) is not None:
+                first.append(image)
+                readable += [image] if _readable(image) else []
+            self._client = self._open(readable)
+        client = self._client
         ask = partial(self._answer, client)
         for number, answer in in_flight(ask, chain(first, waiting), self.server.concurrency):
             self.steps += 1
@@ -65,9 +71,8 @@ class OpenAIEngine:
         self._resources.close()
 
     def _open(self, first: list[bytes]) -> ChatClient:
-        """The server, started if need be, and known to answer with this run's model."""
+        """The server, started if need be, and known by the ``first`` images to answer with this run's model."""
         started = time.monotonic()
-        first = [image for image in first if _readable(image)]
         encoded = [self.renderer.encode(decode_image(image)) for image in first]
         said = canary.say_in_process(self.settings, self.renderer, self.adapter, encoded) if encoded else []
         checked = time.monotonic()
