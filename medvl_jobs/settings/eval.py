@@ -70,3 +70,8 @@ class EvalSettings(Section):
     """Which other image a shuffled example gets."""
     flush_every: Annotated[int, Field(ge=1)] = operational(64)
     """Finished predictions are stored at least this often; a killed eval loses no more than these."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether base and adapter become one model, whose sums are rounded: other answers than of the two apart."""
+        return self.engine == "openai" and self.server.url is None and self.server.adapter == "merged"

@@ -37,11 +37,12 @@ def stage_keys(run: RunSettings) -> StageKeys:
     prep = prep_key(run)
     looking = [prep, run.model.semantic(), run.prompt.semantic()]
     adapter = run.eval.adapter_fingerprint or _key("train", run.train.semantic(), *looking)
+    tuned = f"{adapter}-merged" if run.eval.merges else adapter
     about = {
         Variant.BASE: (None, None),
-        Variant.TUNED: (adapter, None),
-        Variant.TUNED_SHUFFLED: (adapter, run.eval.shuffle_seed),
-        Variant.TUNED_BLANK: (adapter, "blank"),
+        Variant.TUNED: (tuned, None),
+        Variant.TUNED_SHUFFLED: (tuned, run.eval.shuffle_seed),
+        Variant.TUNED_BLANK: (tuned, "blank"),
         Variant.TEMPLATE: (None, "template"),
         Variant.BASE_FORMATTED: (None, run.eval.format_question),
     }

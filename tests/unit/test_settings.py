@@ -139,6 +139,17 @@ def test_keys_change_with_what_matters_and_with_nothing_else() -> None:
     assert not set(data.eval.values()) & set(keys.eval.values())
 
 
+def test_a_merged_model_answers_under_a_key_of_its_own() -> None:
+    lora, merged, remote = (
+        pinned("eval.engine=openai", f"eval.server.adapter={adapter}", *more)
+        for adapter, more in (("lora", ()), ("merged", ()), ("merged", ("eval.server.url=http://vllm:8000/v1",)))
+    )
+    assert merged.eval[Variant.BASE] == lora.eval[Variant.BASE]
+    assert merged.eval[Variant.TUNED] != lora.eval[Variant.TUNED]
+    assert remote.eval == lora.eval  # there the server has been told by somebody else
+    assert merged.adapter == lora.adapter
+
+
 def test_keys_are_stable_across_versions_of_medvl() -> None:
     """A key that moves makes every user's cluster train again: move it on purpose, by STAGE_VERSIONS."""
     assert STAGE_VERSIONS == {"prep": 2, "train": 2, "eval": 2, "report": 2}
