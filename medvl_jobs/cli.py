@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.command_line import parser
+from medvl_jobs.command_line import parse
 from medvl_jobs.errors import MedvlError, PreemptedError, TryAgainError
 from medvl_jobs.processes import leave_last_words
 from medvl_jobs.settings.environment import read_environment, read_topology
@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.WARNING)
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        return _dispatch(parser().parse_args(words), sys.argv[1:] if words is None else words) or 0
+        return _dispatch(parse(words), sys.argv[1:] if words is None else words) or 0
     except MedvlError as error:
         return _failed(error)
     except _Terminated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,20 @@ exit codes: 0 ok, 64 usage or settings, 65 bad data, 66 missing input, 69 gave u
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(message, where=self.prog, remedy=f"see '{self.prog} --help'")
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The words as arguments. Raises `SettingsError` for one that is unknown.
+
+    argparse takes positional words in one place only; here settings may stand anywhere, also between options.
+    """
+    top = parser()
+    arguments, left = top.parse_known_args(words)
+    if unknown := [word for word in left if word.startswith("-") or "=" not in word or arguments.command == "sample"]:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if left:
+        arguments.overrides = [*arguments.overrides, *left]
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl_jobs import cli, errors
+from medvl_jobs import cli, command_line, errors
 from medvl_jobs.settings.storage import StorageSettings
 
 
@@ -84,13 +84,26 @@ def test_too_little_memory_is_worth_another_try(
     assert "prep.workers" in capfd.readouterr().err
 
 
+def test_settings_stand_anywhere() -> None:
+    before = command_line.parse(["compare", "a", "b", "name=x", "storage.uri=/s", "--out", "d"])
+    for words in (
+        ["compare", "a", "b", "--out", "d", "name=x", "storage.uri=/s"],
+        ["compare", "a", "b", "name=x", "--out", "d", "storage.uri=/s"],
+        ["compare", "--out", "d", "a", "b", "name=x", "storage.uri=/s"],
+    ):
+        assert command_line.parse(words) == before
+    for words in (["compare", "a", "b", "--out", "d", "c"], ["train", "--chek"], ["sample", "--out", "d", "x=1"]):
+        with pytest.raises(errors.SettingsError, match=f"unrecognized arguments: {words[-1]}"):
+            command_line.parse(words)
+
+
 def test_exit_codes_are_the_documented_ones() -> None:
     codes = {kind.__name__: kind.exit_code for kind in (errors.MedvlError, *errors.MedvlError.__subclasses__())}
     assert codes == {
         "MedvlError": 70, "SettingsError": 64, "DataError": 65, "MissingInputError": 66, "TryAgainError": 75,
         "AccessDeniedError": 77, "SchemaMismatchError": 78, "PreemptedError": 143, "GaveUpError": 69,
     }  # fmt: skip
-    assert all(str(code) in str(cli.parser().epilog) for code in codes.values())
+    assert all(str(code) in str(command_line.parser().epilog) for code in codes.values())
     assert all(f"{code}" in str(errors.__doc__) for code in codes.values())
 
 
@@ -117,12 +130,12 @@ def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPa
 
 def test_the_command_line_stays_small() -> None:
     """A new knob is a setting. Whoever adds an option here says why in docs/decisions."""
-    text = cli.parser().format_help()
+    text = command_line.parser().format_help()
     commands = "sample run prep model plan train export eval report compare collect chat status logs"
     for command in commands.split():
         assert f"    {command} " in text
     options: set[str] = set()
-    for action in cli.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+    for action in command_line.parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         options |= {option for each in action._actions for option in each.option_strings}
     known = {"--help", "--config", "--out", "--rows", "--seed", "--variant", "--dry-run", "--check", "--workers"}
     looking = {"--json", "--watch", "--follow"}
