@@ -33,8 +33,8 @@ def settings() -> RunSettings:
 def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that changes the answers, drawn at random."""
     lora = LoraSettings(rank=4, alpha=32, experts="all" if request.param == "experts" else "none")
-    tuned = add_lora(tiny_model.base_model(), lora)
     torch.manual_seed(0)
+    tuned = add_lora(tiny_model.base_model(), lora)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.3)
@@ -109,4 +109,4 @@ def test_an_answer_is_called_off_within_a_token(pair: InProcessPair) -> None:
 
     ending = pair.answer("tuned", Question(PICTURES[0], QUESTION, 500, 0.0), say, stop)
     assert ending.finish == "stopped"
-    assert ending.new_tokens <= 2
+    assert ending.new_tokens <= pieces[0].new_tokens + 1  # the first may be of several: some are no whole character
