@@ -19,8 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "images" / "vllm-constraints.txt"
 VERSIONS = ROOT / "images" / "versions.env"
-LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
-"""What asks for a torch with CUDA; the first is needed, and installed without what it requires."""
+LEFT_OUT = ("torch",)
+"""Torch and its family: they ask for each other by builds (``+cpu``) that an index may not have. What is needed of them
+is installed beforehand."""
 ENVIRONMENT = {
     "VLLM_TARGET_DEVICE": "cpu",
     "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -94,6 +94,17 @@ def test_the_build_sees_what_it_copies_and_no_more() -> None:
     assert patterns[-1] == "**/__pycache__"
 
 
+def test_wheels_are_made_for_all_that_an_image_installs() -> None:
+    """build-cpu's images see its wheels and no index."""
+
+    def extras(text: str) -> set[str]:
+        return {extra for found in re.findall(r"requirements\.py ([a-z ]+)", text) for extra in found.split()}
+
+    installed = extras(DOCKERFILE)
+    assert len(installed) >= 6
+    assert extras((IMAGES / "build-cpu").read_text(encoding="utf-8")) == installed
+
+
 def test_an_image_has_what_its_stages_require() -> None:
     words = [sys.executable, IMAGES / "requirements.py", "prep", "report", "cluster"]
     listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
