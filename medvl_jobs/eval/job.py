@@ -43,6 +43,9 @@ def run(
     As one pod of several (``eval.shards``) it makes its own share; whoever finds all parts made scores them, and the
     others return none. Raises `SettingsError`, what `Predictor.run` raises, and what reading and loading raise.
     """
+    if variant not in keys.eval:
+        what = f"{variant} is not among what this run evaluates: {', '.join(keys.eval)}"
+        raise SettingsError(what, where="eval.controls", remedy=f"add {variant} to eval.controls")
     prefix = layout.predictions(keys.eval[variant])
     if (done := read_manifest(storage, prefix)) is not None:
         return done

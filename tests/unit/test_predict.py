@@ -3,19 +3,24 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from medvl_jobs.contracts.records import Prediction, read_predictions
-from medvl_jobs.errors import DataError
+from medvl_jobs.errors import DataError, SettingsError
+from medvl_jobs.eval import job
 from medvl_jobs.eval import predict as module
 from medvl_jobs.eval.engines.base import Answer
 from medvl_jobs.eval.predict import Outcome, Predictor
 from medvl_jobs.eval.questions import BLANK, GREY, asked_question, grey_picture, other_rows, questions
 from medvl_jobs.settings.eval import EvalSettings, Variant
+from medvl_jobs.settings.keys import stage_keys
 from medvl_jobs.settings.model import PromptSettings
+from medvl_jobs.settings.run import load_settings
 from medvl_jobs.storage.base import Storage
+from medvl_jobs.storage.local import LocalStorage
 from medvl_jobs.storage.publish import Publication
 
 SETTINGS = EvalSettings(flush_every=4)
@@ -338,3 +343,10 @@ def test_large_images_come_first() -> None:
 def test_a_prediction_line_reads_back() -> None:
     prediction = Prediction("a", "b", "two\nlines \u2028 and “quotes”", "左", 3, "length")
     assert read_predictions(prediction.to_line() * 2) == [prediction, prediction]
+
+
+def test_a_variant_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
+    pinned = ("prep.source_fingerprint=a", "model.fingerprint=b", "eval.controls=[tuned-shuffled]")
+    settings = load_settings(None, pinned)
+    with pytest.raises(SettingsError, match=r"template is not among .* base, tuned, tuned-shuffled"):
+        job.run(settings, LocalStorage(tmp_path), stage_keys(settings), Variant.TEMPLATE)
