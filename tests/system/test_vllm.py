@@ -108,6 +108,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("vllm"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _there() -> None:
+    try:
+        vllm_cpu.command()
+    except vllm_cpu.NoTorchWithoutCudaError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(autouse=True)
 def _for_cpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in vllm_cpu.ENVIRONMENT.items():
