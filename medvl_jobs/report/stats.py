@@ -56,46 +56,6 @@ class Spread:
     examples: int
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Tuned against base on the same examples."""
-
-    mean_base: float
-    mean_tuned: float
-    difference: float
-    """``mean_tuned - mean_base``, with its 95 % interval from ``low`` to ``high``."""
-    low: float
-    high: float
-    probability_tuned_better: float
-    """Share of resamples in which the difference is above 0; an exact tie counts half."""
-    groups: int
-    """Trap: with 1 group every draw is the same, so ``low == difference == high`` says nothing about certainty."""
-    examples: int
-
-
-def paired_bootstrap(
-    base: np.ndarray, tuned: np.ndarray, groups: Sequence[str], *, resamples: int, seed: int
-) -> Comparison:
-    """Compare two scores per example, paired by their place; ``groups`` names the group of each example."""
-    base, tuned = _checked("base", base, groups), _checked("tuned", tuned, groups)
-    found = spreads([Sample(groups, {"difference": tuned - base})], resamples=resamples, seed=seed)[0]["difference"]
-    return Comparison(
-        mean_base=float(base.mean()),
-        mean_tuned=float(tuned.mean()),
-        difference=found.mean,
-        low=found.low,
-        high=found.high,
-        probability_tuned_better=found.share_above,
-        groups=found.groups,
-        examples=found.examples,
-    )
-
-
-def mean_interval(values: np.ndarray, groups: Sequence[str], *, resamples: int, seed: int) -> Spread:
-    """The mean of one score with its 95 % interval, by the same draws as `paired_bootstrap`."""
-    return spreads([Sample(groups, {"values": values})], resamples=resamples, seed=seed)[0]["values"]
-
-
 def spreads(samples: Sequence[Sample], *, resamples: int, seed: int) -> list[dict[str, Spread]]:
     """The spread of each number of each sample, all by the same draws, which are made once.
 
