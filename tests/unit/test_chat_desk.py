@@ -37,6 +37,16 @@ async def until(what: Callable[[], object]) -> None:
     raise AssertionError("it did not happen")
 
 
+async def once_free(desk: Desk) -> list[Event]:
+    """The answers to a question that is asked again while the desk is busy: a thread gives its place up as it ends."""
+    for _ in range(400):
+        try:
+            return await all_of(desk, [])
+        except BusyError:
+            await asyncio.sleep(0.01)
+    raise AssertionError("the place was never given up")
+
+
 def test_both_answer_at_the_same_time_word_by_word() -> None:
     async def ask(pair: Told) -> list[Event]:
         task = asyncio.create_task(all_of(Desk(pair, 0), []))
@@ -110,8 +120,7 @@ def test_the_models_stop_when_nobody_listens(way: str) -> None:
                 await task
         await until(lambda: pair.stopped == 2)
         pair.go.set()
-        await until(lambda: not pair.under_way)
-        assert said(await all_of(desk, []), "base") == "grey thing", "the place is free again"
+        assert said(await once_free(desk), "base") == "grey thing", "the place is free again"
 
     pair = Told()
     asyncio.run(leave(pair))
