@@ -32,6 +32,8 @@ def texts(settings: RunSettings, storage: Storage, names: Sequence[str] = (), *,
             over = not follow or _over(storage, found, names)  # asked first: the log of one that is over is whole
             for name in names:
                 text = read_log(storage, found, name)
+                if not over:  # a line that is being written may yet be another: a progress bar
+                    text = text[: text.rfind("\n") + 1]
                 if new := added(shown[name], text):
                     yield f"==> {name} <==\n{new}" if len(names) > 1 and headed != name else new
                     headed, shown[name] = name, text

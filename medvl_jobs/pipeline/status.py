@@ -59,7 +59,7 @@ def texts(settings: RunSettings, storage: Storage, *, as_json: bool = False, wat
             found = find_run(storage, settings)
             looks = look(storage, found, datetime.now(UTC))
             yield (_as_json if as_json else as_text)(found, looks, storage.uri)
-            if not watch or looks[-1].state == "done":
+            if not watch or (looks and looks[-1].state == "done"):
                 return
         except TryAgainError as trouble:
             if not watch:
@@ -78,6 +78,8 @@ def look(storage: Storage, found: Run, now: datetime) -> list[Look]:
         status = statuses[stage.name]
         waits_for = tuple(name for name in stage.needs if name not in made)
         if stage.name in made:
+            if status and status.state in {"failed", "stopped"}:
+                status = None  # another run has made it since
             own = status is not None or stage.prefix == found.prefix
             looks.append(Look(stage, "done" if own else "reused", status))
         elif whole:

@@ -38,6 +38,9 @@ class Course:
     total: int
     loss: float | None
     at: float
+    """When it came as far as this."""
+    pause: float
+    """Seconds before that, since it was told the last time."""
     first_done: int
     first_at: float
 
@@ -48,8 +51,10 @@ class Course:
         The clock starts when the start was told last: after the model was loaded, say.
         """
         if before is None or done <= before.first_done:
-            return cls(done, total, loss, now, done, now)
-        return cls(done, total, before.loss if loss is None else loss, now, before.first_done, before.first_at)
+            return cls(done, total, loss, now, 0.0, done, now)
+        loss = before.loss if loss is None else loss
+        at, pause = (now, now - before.at) if done != before.done else (before.at, before.pause)
+        return cls(done, total, loss, at, pause, before.first_done, before.first_at)
 
     @property
     def rate(self) -> float | None:
@@ -57,6 +62,15 @@ class Course:
         if self.done <= self.first_done or self.at <= self.first_at:
             return None
         return (self.done - self.first_done) / (self.at - self.first_at)
+
+    def left(self, now: float) -> float | None:
+        """Seconds to go at that rate; none before there is one, and when all is counted and only the end is to be made.
+
+        It runs down for as long as it went before, and then waits: what hangs is not nearly done.
+        """
+        if self.rate is None or self.done >= self.total:
+            return None
+        return max((self.total - self.done) / self.rate - min(now - self.at, self.pause), 0.0)
 
 
 class LiveStatus:
@@ -115,11 +129,9 @@ class LiveStatus:
 
     def status(self) -> Status:
         """As of now."""
-        now, course = self.clock(), self._course
+        course, now = self._course, self.clock()  # in this order: the work goes on meanwhile
         rate = course.rate if course else None
-        eta_seconds = None
-        if course and rate and self._state == "working":
-            eta_seconds = max((course.total - course.done) / rate - (now - course.at), 0.0)
+        eta_seconds = course.left(now) if course and self._state == "working" else None
         before = self._before or _Before()
         return Status(
             stage=self.prefix.rpartition("/")[2],
@@ -184,8 +196,9 @@ class _Before:
             return cls()
         key = f"{prefix}/{layout.LOG}"
         text = storage.read_bytes(key) if storage.exists(key) else b""
+        torn = b"\n" if text and not text.endswith(b"\n") else b""
         line = f"——— attempt {status.attempt + 1}, {_time(now):%Y-%m-%d %H:%M:%S} UTC, {socket.gethostname()} ———\n"
-        return cls(status.attempt, status.error, text + line.encode())
+        return cls(status.attempt, status.error, text + torn + line.encode())
 
 
 def read_status(storage: Storage, prefix: str) -> Status | None:
@@ -198,7 +211,7 @@ def declare_ended(storage: Storage, prefix: str, error: MedvlError) -> None:
     """For who sees the end of a stage: say it for one that could not, such as one that was killed. Never raises."""
     try:
         status = read_status(storage, prefix) or _unseen(prefix, _time(time.time()))
-        if status.state == "working":
+        if status.state in {"working", "done"}:  # the first of several pods may be done when another one fails
             state, described = how_it_ended(error)
             ended = status.model_copy(update={"state": state, "error": described, "eta": None, "eta_seconds": None})
             storage.write_bytes(f"{prefix}/{layout.STATUS}", ended.to_json().encode())

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 LIMIT_BYTES = 256 * 1024
 _PIECES = 8192
 _PIECE_CHARACTERS = 16 * 1024
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n)", re.MULTILINE)
 """What a progress bar has drawn and then drawn over."""
 
 

@@ -146,6 +146,14 @@ def test_a_finished_run_says_where_its_report_is(made: Made) -> None:
     assert "took 1 min 35 s" in made.text()
 
 
+def test_what_failed_here_and_was_made_by_another_run_is_reused(made: Made) -> None:
+    made.say("train", "failed", done=3, total=9, error=DataError("it is bad").as_dict())
+    made.finish("prep", "train")
+    (train,) = (each for each in made.look() if each.stage.name == "train")
+    assert (train.state, train.status) == ("reused", None)
+    assert "3/9" not in made.text()
+
+
 def test_the_run_of_other_settings_is_found_without_source_or_model(storage: Storage) -> None:
     """Only the store is asked: the source and the model's folder that the settings name do not exist."""
     older, newer = Made(storage), Made(storage, "train.epochs=7")
@@ -245,6 +253,32 @@ def test_watching_ends_with_the_report_and_bears_a_store_that_is_away(
     assert "1/2 steps" in shown[1]
     assert shown[2].endswith("/report/index.html")
     assert "S3 does not answer; looking again" in caplog.text
+
+
+def test_watching_a_run_that_has_written_nothing_but_its_settings(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pause(seconds: float) -> None:
+        made.finish(*made.stages)
+        made.say("report", "done")
+
+    made.storage.delete(f"{made.prefix}/plan.json")
+    monkeypatch.setattr(status.time, "sleep", pause)
+    shown = list(status.texts(made.settings, made.storage, watch=True))
+    assert ["report " in text for text in shown] == [False, True]
+
+
+def test_a_bar_that_is_drawn_over_is_followed_line_by_line(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def story() -> Iterator[None]:
+        made.say("train", log="one\n 10%", age=0)
+        yield
+        made.say("train", log="one\n 50%", age=0)
+        yield
+        made.say("train", "failed", log="one\n100%\nthe end")
+        yield
+
+    told = story()
+    monkeypatch.setattr(logs.time, "sleep", lambda _: next(told))
+    monkeypatch.setattr(logs, "datetime", type("Then", (), {"now": staticmethod(lambda _: NOW)}))
+    assert list(logs.texts(made.settings, made.storage, ["train"], follow=True)) == ["one\n", "100%\nthe end"]
 
 
 def test_following_prints_each_line_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
