@@ -17,6 +17,9 @@ from medvl_jobs.errors import DataError
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import require_manifest
 
+_TIMES = ("_runtime", "_per_second", "_time")
+"""How the totals end that are about an evaluation, and not about what was answered."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -44,12 +47,14 @@ class Answers:
     """By example id; empty when the evaluation left no claims."""
 
     def only(self, example_ids: set[str]) -> Answers:
-        """The answers to these examples; ``results`` stay those of all."""
+        """The answers to these examples; of ``results``, where they are about others too, only the times stay."""
+        predictions = {key: each for key, each in self.predictions.items() if key in example_ids}
+        whole = len(predictions) == len(self.predictions)
         return Answers(
             self.manifest,
-            {key: each for key, each in self.predictions.items() if key in example_ids},
+            predictions,
             {name: {k: v for k, v in values.items() if k in example_ids} for name, values in self.scores.items()},
-            self.results,
+            {name: value for name, value in self.results.items() if whole or name.endswith(_TIMES)},
             {key: each for key, each in self.claims.items() if key in example_ids},
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from medvl_jobs.contracts.records import Prediction
 from medvl_jobs.page.words import number, quantity
@@ -39,7 +40,7 @@ def caveats(evidence: Evidence, frame: Frame, whole: Slice, variants: Sequence[V
         *_about_answers(evidence, variants),
         *_about_texts(evidence, variants),
         *(_about_control(evidence) if frame.kind == "run" else ()),
-        *_about_data(evidence),
+        *_about_data(evidence, frame),
         *about_making(evidence, frame),
         *_about_training(evidence, variants),
     ]
@@ -47,19 +48,25 @@ def caveats(evidence: Evidence, frame: Frame, whole: Slice, variants: Sequence[V
 
 
 def _about_mistakes(whole: Slice, frame: Frame) -> Found:
-    """A better score may hide that more is said wrongly: an answer that says more has more of both."""
+    """A better score may hide that more is said wrongly: an answer that says more has more of both.
+
+    One kind of mistake may grow while all together fall: confused sides must not hide behind invented structures.
+    """
     rows = {row["metric"]: row for row in whole["metrics"]}
+    worse = [name for name, row in rows.items() if judgement(row["difference"], row["higher_is_better"]) == "worse"]
+    kinds = [name for name in worse if name.endswith("_errors")]
     tuned, base = (frame.names[variant].subject for variant in (Variant.TUNED, Variant.BASE))
-    texts = {
-        "contradiction_errors": f"More contradictions of the truth in the answers of {tuned} than of {base}, per image",
-        "facts_precision": f"Of what {tuned} claims less is right than of what {base} claims, in percent",
-    }
-    for metric, text in texts.items():
-        row = rows.get(metric)
-        if row and judgement(row["difference"], row["higher_is_better"]) == "worse":
-            digits = describe(metric).decimals
-            counts = [number(row["means"][variant], digits) for variant in (Variant.TUNED, Variant.BASE)]
-            yield describe(metric).inside, f"{text}: {' against '.join(counts)}."
+    where = f"in the answers of {tuned} than of {base}, per image"
+    if "contradiction_errors" in kinds:
+        texts = {"contradiction_errors": f"More contradictions of the truth {where}"}
+    else:
+        texts = {name: f"{describe(name).label} more often {where}" for name in kinds}
+    if "facts_precision" in worse:
+        texts["facts_precision"] = f"Of what {tuned} claims less is right than of what {base} claims, in percent"
+    for name, text in texts.items():
+        means, digits = rows[name]["means"], describe(name).decimals
+        counts = f"{number(means[Variant.TUNED], digits)} against {number(means[Variant.BASE], digits)}"
+        yield describe(name).inside, f"{text}: {counts}."
 
 
 _NO_BETTER_THAN = {
@@ -77,23 +84,34 @@ def _about_controls(whole: Slice, frame: Frame) -> Found:
         if meaning is None or difference["low"] is None or difference["low"] > 0:
             continue
         name = frame.names[Variant(control["variant"])].subject
+        worse = judgement(difference, higher_is_better=True) == "worse"
+        told = f"does worse than {name}" if worse else f"is not shown to beat {name}"
         more = f"{signed(difference['value'])} points, 95 % interval {interval(difference)}"
-        shown = f"The tuned model is not shown to beat {name} in {describe(headline['metric']).inside} ({more})"
+        shown = f"The tuned model {told} in {describe(headline['metric']).inside} ({more})"
         yield f"no better than {control['variant']}", f"{shown}: {meaning}."
 
 
 def _about_size(whole: Slice) -> Found:
-    groups, examples = whole["groups"], whole["examples"]
+    headline, examples = whole["headline"], whole["examples"]
+    groups = headline["groups"]
+    those = "validation images" if groups == whole["groups"] else "images that the verdict is about"
     if groups < FEWEST_GROUPS:
-        few = f"All validation images come from {quantity(groups, 'group')}"
+        few = f"All {those} come from {quantity(groups, 'group')}"
         yield "too few groups", f"{few}: with fewer than {FEWEST_GROUPS} how far the result carries cannot be told."
     elif groups < FEW_GROUPS:
-        few = f"The validation images come from {groups} groups only"
+        few = f"The {those} come from {groups} groups only"
         yield "few groups", f"{few}: with fewer than {FEW_GROUPS} the intervals are too narrow."
     if examples < FEW_EXAMPLES:
         few = f"Only {quantity(examples, 'validation image')}"
-        rare = f"a fault that shows in fewer than {300 / examples:.0f} % of all images may not have shown here"
+        rare = (
+            f"a fault that shows in fewer than {_unseen_percent(examples):.0f} % of all images may not have shown here"
+        )
         yield "few examples", f"{few}: {rare}."
+
+
+def _unseen_percent(examples: int) -> float:
+    """How frequent a fault is that so many examples miss in one of twenty cases: (1 - p)^n = 5 %, about 3 / n."""
+    return 100 * (1 - 0.05 ** (1 / examples))
 
 
 def _about_answers(evidence: Evidence, variants: Sequence[VariantSummary]) -> Found:
@@ -130,13 +148,7 @@ def _about_texts(evidence: Evidence, variants: Sequence[VariantSummary]) -> Foun
             "language mismatch",
             f"Answers in another script than their reference: {_listed(variants, foreign)}; {little}.",
         )
-    for variant, given in evidence.answers.items():
-        question = given.manifest.settings.get("question")
-        references = script(" ".join(p.label for p in given.predictions.values()))
-        asked = script(question) if question else None
-        if asked and references and asked != references:
-            what = f"{_label(variants, variant)} was asked in {asked} script, the references are {references}"
-            yield "question in another language", f"{what}: the answer may follow the question's language."
+    yield from _about_question(evidence, variants)
     thinking = [_count(given, lambda p: thinks(p.predict)) for given in evidence.answers.values()]
     if any(thinking):
         counted = "the block counts as words in LLaMA-Factory's scores; those without it stand beside them"
@@ -144,6 +156,20 @@ def _about_texts(evidence: Evidence, variants: Sequence[VariantSummary]) -> Foun
     if labels := max(_count(given, lambda p: thinks(p.label)) for given in evidence.answers.values()):
         prefixed = f"{quantity(labels, 'reference')} begin with a think block (prompt.answer_prefix)"
         yield "think prefix in references", f"{prefixed}: whoever repeats it gains overlap that describes nothing."
+
+
+def _about_question(evidence: Evidence, variants: Sequence[VariantSummary]) -> Found:
+    """Who was asked in another script than that of the references."""
+    shorts = {each["variant"]: each["short"] for each in variants}
+    whom: dict[tuple[str, str], list[str]] = {}
+    for variant, given in evidence.answers.items():
+        question = given.manifest.settings.get("question")
+        asked, references = script(question or ""), script(" ".join(p.label for p in given.predictions.values()))
+        if asked and references and asked != references:
+            whom.setdefault((asked, references), []).append(shorts[variant])
+    for (asked, references), names in whom.items():
+        what = f"Asked in {asked} script about references that are {references}: {', '.join(names)}"
+        yield "question in another language", f"{what}; the answer may follow the question's language."
 
 
 def _label(variants: Sequence[VariantSummary], variant: Variant) -> str:
@@ -156,8 +182,8 @@ def _count(answers: Answers, has: Callable[[Prediction], bool]) -> int:
 
 
 def _in_another_script(prediction: Prediction) -> bool:
-    said = script(prediction.predict)
-    return said is not None and said != script(prediction.label)
+    said, reference = script(prediction.predict), script(prediction.label)
+    return said is not None and reference is not None and said != reference
 
 
 def _about_control(evidence: Evidence) -> Found:
@@ -178,13 +204,12 @@ def _about_control(evidence: Evidence) -> Found:
         yield "control shows related images", f"{got}: the drop understates what looking is worth."
 
 
-def _about_data(evidence: Evidence) -> Found:
-    duplicates = evidence.card.get("duplicates", {})
-    for kind, what in (("exact", "identical"), ("near", "nearly identical")):
-        found = duplicates.get(kind, {})
-        if found.get("policy") == "keep" and (across := found.get("across", 0)):
-            kept = f"{quantity(across, f'{what} picture')} in both train and validation"
-            yield f"{kind} leak", f"{kept} (prep.duplicates.{kind} is keep): the model was trained on them."
+def _about_data(evidence: Evidence, frame: Frame) -> Found:
+    if evidence.first_card is None:
+        yield from _about_card(evidence.card, "")
+    else:
+        yield from _about_card(evidence.first_card, f" of {frame.names[Variant.BASE].subject}")
+        yield from _about_card(evidence.card, f" of {frame.names[Variant.TUNED].subject}")
     asked, whole = len(evidence.examples), evidence.validation_examples
     if asked < whole:
         yield "limited", f"Only {asked:,} of {whole:,} validation images are compared."
@@ -192,8 +217,18 @@ def _about_data(evidence: Evidence) -> Found:
         known = f"Of {read:,} of {asked:,} images nothing is known but the reference caption"
         misread = "what the program misreads there counts against every answer"
         yield "facts from captions", f"{known}: the facts are those that are read in it, and {misread}."
-    if lonely := evidence.card.get("group_source", {}).get("rows", {}).get("id", 0):
-        alone = f"{quantity(lonely, 'row')} of the dataset name no group and are a group each"
+
+
+def _about_card(card: dict[str, Any], whose: str) -> Found:
+    """What the card of a dataset says against it; ``whose`` it is, where there are two."""
+    duplicates = card.get("duplicates", {})
+    for kind, what in (("exact", "identical"), ("near", "nearly identical")):
+        found = duplicates.get(kind, {})
+        if found.get("policy") == "keep" and (across := found.get("across", 0)):
+            kept = f"{quantity(across, f'{what} picture')} in both train and validation{whose}"
+            yield f"{kind} leak", f"{kept} (prep.duplicates.{kind} is keep): the model was trained on them."
+    if lonely := card.get("group_source", {}).get("rows", {}).get("id", 0):
+        alone = f"{quantity(lonely, 'row')} of the dataset{whose} name no group and are a group each"
         leak = "neighbouring slices of one patient may lie on both sides of the split"
         yield "groups unknown", f"{alone}: {leak}, and the intervals may be too narrow."
 

@@ -12,8 +12,9 @@ from itertools import islice
 
 import numpy as np
 
+from medvl_jobs.contracts import layout
 from medvl_jobs.errors import DataError
-from medvl_jobs.report.answers import Answers
+from medvl_jobs.report.answers import Answers, spoilt
 from medvl_jobs.report.inputs import Example
 from medvl_jobs.report.metrics import HEADLINES, MAIN, MEANINGS, WITHOUT_THINK, Naming, describe, in_order
 from medvl_jobs.report.shape import Control, Difference, Estimate, Headline, MetricRow, Slice, Slicing
@@ -58,20 +59,52 @@ def pair(examples: Sequence[Example], answers: Mapping[Variant, Answers]) -> lis
     states no finding, whatever was answered. A variant without a value there did not answer, and gets 0. A score
     without the think block is not computed where there is none, and is then the score itself: both are about the same
     examples, not about those that a model chose by thinking. Where nobody answered, every score applies.
+
+    A score that one variant was never given is left out, see `not_for_all`. Raises `DataError` for an answer without a
+    score that the other answers to its example have.
     """
     unanswered = {e.example_id for e in examples if not any(e.example_id in a.predictions for a in answers.values())}
     paired = []
-    for metric in in_order({metric for given in answers.values() for metric in given.scores}):
-        plain = metric.removesuffix(WITHOUT_THINK)
-        scores = {v: {**given.scores.get(plain, {}), **given.scores.get(metric, {})} for v, given in answers.items()}
+    for metric in in_order(_computed(answers)):
+        scores = {variant: _scores(given, metric) for variant, given in answers.items()}
+        if not all(scores.values()):
+            continue
         scored = unanswered.union(*scores.values())
         applies = tuple(example for example in examples if example.example_id in scored)
+        _refuse_holes(metric, applies, scores, answers)
         values = {v: np.array([by_id.get(e.example_id, 0.0) for e in applies]) for v, by_id in scores.items()}
         paired.append(PairedScores(metric, applies, values))
     if not any(each.metric in HEADLINES for each in paired):
         remedy = "run `medvl eval` again with this version of medvl"
         raise DataError(f"none of the scores {', '.join(HEADLINES)} was computed", remedy=remedy)
     return paired
+
+
+def not_for_all(answers: Mapping[Variant, Answers]) -> list[str]:
+    """Scores that not every variant was given, as when an older medvl has scored one of them: 0 would be a lie."""
+    found = {name: [bool(_scores(each, name)) for each in answers.values()] for name in in_order(_computed(answers))}
+    return [name for name, given in found.items() if any(given) and not all(given)]
+
+
+def _computed(answers: Mapping[Variant, Answers]) -> set[str]:
+    return {metric for given in answers.values() for metric in given.scores}
+
+
+def _scores(given: Answers, metric: str) -> dict[str, float]:
+    return {**given.scores.get(metric.removesuffix(WITHOUT_THINK), {}), **given.scores.get(metric, {})}
+
+
+def _refuse_holes(
+    metric: str,
+    applies: Sequence[Example],
+    scores: Mapping[Variant, Mapping[str, float]],
+    answers: Mapping[Variant, Answers],
+) -> None:
+    for variant, by_id in scores.items():
+        answered = answers[variant].predictions
+        if holes := [e.example_id for e in applies if e.example_id in answered and e.example_id not in by_id]:
+            what = f"{len(holes)} answers of {variant} have no {metric}, such as that to '{holes[0]}'"
+            raise spoilt(what, layout.predictions(answers[variant].manifest.key))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from medvl_jobs.errors import SettingsError
 from medvl_jobs.report.shape import Gate, Report, Slice
+from medvl_jobs.report.words import exact
 from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.report import GATE
 
 _COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+_DECIMALS = 9
+"""Of a bound: 1.1 + 2.2 is 3.3, and whoever reaches it has passed."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Judged:
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "MISSED"
-        return f"{verdict}  {self.metric} {self.value:.2f}, asked for {self.condition} ({self.bound:.2f})"
+        return f"{verdict}  {self.metric} {exact(self.value)}, asked for {self.condition} ({exact(self.bound)})"
 
 
 def judge_gates(report: Report, gates: Mapping[str, str]) -> tuple[Judged, ...]:
@@ -83,6 +86,7 @@ def _judge(metric: str, condition: str, means: Mapping[str, Mapping[str, float]]
     if parts["variant"] and parts["variant"] not in scores:
         raise SettingsError(f"the report has no variant '{parts['variant']}'", where=f"report.gates.{metric}")
     start = scores[parts["variant"]] if parts["variant"] else float(parts["number"])
-    bound = start + float((parts["more"] or "0").replace(" ", ""))
+    more = float((parts["more"] or "0").replace(" ", ""))
+    bound = round(start + more, _DECIMALS)
     value = scores[Variant.TUNED]
     return Judged(metric, condition, value, bound, bool(_COMPARE[parts["operator"]](value, bound)))

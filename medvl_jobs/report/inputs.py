@@ -89,6 +89,8 @@ class Evidence:
     answers: dict[Variant, Answers]
     trainings: dict[Variant, TrainingRun]
     """By the variant whose adapter it made; none when the adapter was given, and its manifest is not in the store."""
+    first_card: dict[str, Any] | None = None
+    """Of two runs the first one's card, where that read another dataset; ``card`` is the second one's."""
 
 
 def read_evidence(
@@ -125,7 +127,8 @@ def read_asked(storage: Storage, key: str, asked: Sequence[str]) -> Answers:
 
 def read_card(storage: Storage, prefix: str) -> dict[str, Any]:
     """The dataset's card."""
-    return dict(json.loads(storage.read_bytes(f"{prefix}/{layout.CARD}")))
+    key = f"{prefix}/{layout.CARD}"
+    return dict(_parsed(storage.read_bytes(key), f"{storage.uri}/{key}"))
 
 
 def read_examples(
@@ -178,7 +181,17 @@ def read_training(settings: RunSettings, storage: Storage, keys: StageKeys) -> t
 
 def read_log(storage: Storage, prefix: str, manifest: Manifest) -> TrainingRun:
     """What a training left of itself under ``prefix``, as far as it is there."""
-    if not storage.exists(f"{prefix}/{layout.TRAINER_LOG}"):
+    key = f"{prefix}/{layout.TRAINER_LOG}"
+    if not storage.exists(key):
         return TrainingRun(manifest, [], {})
-    log = [json.loads(line) for line in storage.read_bytes(f"{prefix}/{layout.TRAINER_LOG}").splitlines() if line]
+    log = [_parsed(line, f"{storage.uri}/{key}") for line in storage.read_bytes(key).splitlines() if line]
     return TrainingRun(manifest, log, read_totals(storage, f"{prefix}/{layout.ALL_RESULTS}"))
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    """JSON. Raises `DataError` for what is none."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        remedy = "delete the manifest beside it and run the stage that made it again"
+        raise DataError(f"this is not JSON: {error}", where=where, remedy=remedy) from error

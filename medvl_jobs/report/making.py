@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from medvl_jobs.page.words import quantity
+from medvl_jobs.report.compare import not_for_all
 from medvl_jobs.report.frame import Frame
 from medvl_jobs.report.inputs import Evidence
+from medvl_jobs.report.metrics import describe
 from medvl_jobs.settings.eval import Variant
 
 Found = Iterator[tuple[str, str]]
@@ -18,7 +20,12 @@ _GREEDY = {"temperature": (0, None), "do_sample": (False, None)}
 
 def about_making(evidence: Evidence, frame: Frame) -> Found:
     """Names and texts."""
-    yield from _about_runs(evidence) if frame.kind == "runs" else _about_adapter(evidence)
+    if frame.kind == "runs":
+        yield from _about_runs(evidence)
+        for side in (Variant.BASE, Variant.TUNED):
+            yield from _about_adapter(evidence, side, f" of {frame.names[side].subject}")
+    else:
+        yield from _about_adapter(evidence, Variant.TUNED, "")
     yield from _about_engines(evidence)
     yield from _about_code(evidence)
 
@@ -38,18 +45,21 @@ def _about_runs(evidence: Evidence) -> Found:
     first, second = (each.settings for each in made)
     if changed := _differing(first.get("prompt"), second.get("prompt")):
         yield "different prompts", f"The two runs were asked with different prompts ({changed} differs)."
+    if evidence.first_card is not None:
+        apart = "the same image may be stored in another way, and other rows may have been trained on"
+        yield "different data", f"The two runs read different prepared datasets: {apart}."
 
 
-def _about_adapter(evidence: Evidence) -> Found:
-    tuned = evidence.answers[Variant.TUNED].manifest.settings
+def _about_adapter(evidence: Evidence, side: Variant, whose: str) -> Found:
+    """What is not known of the adapter behind one side's answers; ``whose`` it is, where there are two."""
+    tuned, training = evidence.answers[side].manifest.settings, evidence.trainings.get(side)
     if tuned.get("eval", {}).get("adapter"):
-        given = "The adapter was given, not trained by this run"
+        given = f"The adapter{whose} was given, not trained by the run"
         yield "foreign adapter", f"{given}: whether it has seen these validation images is not known."
-        if not evidence.trainings:
-            yield "prompt unknown", "With which question the adapter was trained is not known either."
-    training = evidence.trainings.get(Variant.TUNED)
+        if not training:
+            yield "prompt unknown", f"With which question the adapter{whose} was trained is not known either."
     if training and (changed := _differing(training.manifest.settings.get("prompt"), tuned.get("prompt"))):
-        asked = f"The adapter was trained with another prompt than it was asked with ({changed} differs)"
+        asked = f"The adapter{whose} was trained with another prompt than it was asked with ({changed} differs)"
         yield "another prompt", f"{asked}: it may do better with its own."
 
 
@@ -57,13 +67,18 @@ def _about_engines(evidence: Evidence) -> Found:
     settings = {v: given.manifest.settings.get("eval", {}) for v, given in evidence.answers.items()}
     engines = {v: each.get("engine", "transformers") for v, each in settings.items() if v.has_model}
     if "openai" in engines.values():
-        canaries = {settings[v].get("server", {}).get("canary", 0) for v, each in engines.items() if each == "openai"}
+        servers = [settings[v].get("server", {}) for v, each in engines.items() if each == "openai"]
+        canaries = {server.get("canary", 0) for server in servers}
+        unpaid = "; its GPUs are not in the costs" if any(server.get("url") for server in servers) else ""
         if 0 in canaries:
             unchecked = "its log-probabilities were not compared with those of this program's own engine"
-            yield "server unchecked", f"A server gave the answers, and {unchecked} (eval.server.canary is 0)."
+            yield "server unchecked", f"A server gave the answers, and {unchecked} (eval.server.canary is 0){unpaid}."
         else:
             few = quantity(min(canaries), "example")
-            yield "server", f"A server gave the answers; its log-probabilities were compared on {few} beforehand."
+            yield (
+                "server",
+                f"A server gave the answers; its log-probabilities were compared on {few} beforehand{unpaid}.",
+            )
     if len(set(engines.values())) > 1:
         yield "different engines", "The variants were answered by different engines, which round differently."
     if drawn := sorted({name for each in settings.values() for name in _sampled(each)}):
@@ -89,3 +104,6 @@ def _about_code(evidence: Evidence) -> Found:
         yield "different code", "The variants were answered by different versions of the code (see the lineage)."
     if len({tuple(sorted(each.library_versions.items())) for each in made}) > 1:
         yield "different libraries", "The variants were answered with different library versions (see the lineage)."
+    if missing := not_for_all(evidence.answers):
+        labels = ", ".join(describe(name).label for name in missing)
+        yield "scores left out", f"Not computed for every variant, and so left out: {labels}."

@@ -8,7 +8,7 @@ from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report.metrics import SUMMARY, describe
 from medvl_jobs.report.shape import Gate, MetricRow, Report
 from medvl_jobs.report.shape_making import Changes
-from medvl_jobs.report.words import duration, interval, judgement, signed, value_text
+from medvl_jobs.report.words import duration, exact, interval, judgement, signed, value_text
 from medvl_jobs.settings.eval import Variant
 
 MOST_CHANGES = 8
@@ -52,8 +52,8 @@ def _gates(gates: Sequence[Gate]) -> str:
         [
             escape(describe(gate["metric"]).label),
             f"{escape(gate['condition'])}",
-            "–" if gate["bound"] is None else number(gate["bound"], 2),
-            "–" if gate["value"] is None else number(gate["value"], 2),
+            "–" if gate["bound"] is None else exact(gate["bound"]),
+            "–" if gate["value"] is None else exact(gate["value"]),
             outcome[gate["passed"]] + (f": {escape(gate['note'])}" if gate["note"] else ""),
         ]
         for gate in gates
@@ -73,10 +73,12 @@ def _scores(report: Report) -> str:
     ]
     head = ["score", *map(escape, shorts), f"{shorts[1]} − {shorts[0]}", "95 % interval"]
     rows = {row["metric"]: row for row in report["overall"]["metrics"]}
-    return _table(head, [_score(rows[metric], names) for metric in SUMMARY if metric in rows])
+    return _table(
+        head, [_score(rows[metric], names, report["overall"]["examples"]) for metric in SUMMARY if metric in rows]
+    )
 
 
-def _score(row: MetricRow, names: Sequence[str]) -> list[str]:
+def _score(row: MetricRow, names: Sequence[str], examples: int) -> list[str]:
     digits, difference = describe(row["metric"]).decimals, row["difference"]
     change = signed(difference["value"], digits)
     if judgement(difference, row["higher_is_better"]) in {"better", "worse"}:
@@ -84,6 +86,8 @@ def _score(row: MetricRow, names: Sequence[str]) -> list[str]:
     label = escape(row["label"]) + {True: " ↑", False: " ↓", None: ""}[row["higher_is_better"]]
     if row["family"] == "thinkless":
         label += " without the think block"
+    if row["examples"] != examples:
+        label += f" (n = {row['examples']:,})"
     return [label, *(number(row["means"][name], digits) for name in names), change, interval(difference, digits) or "–"]
 
 
@@ -112,7 +116,7 @@ def _parts(report: Report) -> str:
             if judgement(gain, higher_is_better=True) != "open":
                 change = f"**{change}**"
             name = f"{slicing['by']}: {escape(part['name'])}, {escape(part['headline']['label'])}"
-            rows.append([name, f"{part['examples']:,}", *means, change, interval(gain) or "–"])
+            rows.append([name, f"{part['headline']['examples']:,}", *means, change, interval(gain) or "–"])
     shorts = [variant["short"] for variant in report["variants"][:2]]
     return _table(["part", "n", *shorts, "difference", "95 % interval"], rows) if rows else ""
 

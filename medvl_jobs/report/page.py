@@ -14,6 +14,7 @@ from markupsafe import Markup
 from medvl_jobs.page.look import environment, script, style
 from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report import words
+from medvl_jobs.report.caveats import FEW_GROUPS
 from medvl_jobs.report.marks import marked
 from medvl_jobs.report.metrics import IN_PARTS, describe
 from medvl_jobs.report.shape import Report
@@ -74,7 +75,7 @@ def render(report: Report, figures: Mapping[str, str], thumbnails: Mapping[str, 
 @cache
 def _environment() -> Environment:
     made = environment(__package__)
-    said = ("signed", "interval", "duration", "memory", "probability", "judgement", "value_text")
+    said = ("signed", "exact", "interval", "duration", "memory", "probability", "judgement", "value_text")
     made.filters |= {name: getattr(words, name) for name in said}
     made.filters |= {"number": number, "quantity": quantity}
     made.globals |= {
@@ -87,5 +88,6 @@ def _environment() -> Environment:
         "long_text": LONG_TEXT,
         "in_parts": IN_PARTS,
         "fewest_groups": FEWEST_GROUPS,
+        "few_groups": FEW_GROUPS,
     }
     return made

@@ -80,10 +80,11 @@ def frame_of_runs(first: FinishedRun, second: FinishedRun, settings: RunSettings
 def read_both(
     storage: Storage, first: FinishedRun, second: FinishedRun, scratch: Path, read_facts: ReadFacts | None
 ) -> Evidence:
-    """The tuned answers of both to the examples that both were asked about, with the same reference."""
-    splits = [_asked(storage, run, scratch, read_facts) for run in (first, second)]
-    captions = {example.example_id: example.caption for example in splits[0]}
-    common = tuple(each for each in splits[1] if captions.get(each.example_id) == each.caption)
+    """The tuned answers of both to the examples that both were asked about, with the same reference and truth."""
+    whole = [read_examples(storage, _key(run, "prep"), scratch, read_facts) for run in (first, second)]
+    splits = [split[: run.limit] for run, split in zip((first, second), whole, strict=True)]
+    known = {example.example_id: (example.caption, example.facts) for example in splits[0]}
+    common = tuple(each for each in splits[1] if known.get(each.example_id) == (each.caption, each.facts))
     if not common:
         raise DataError(
             "the two runs were not asked about one example in common",
@@ -96,8 +97,9 @@ def read_both(
     }
     inputs = [*_inputs(storage, first, "A"), *_inputs(storage, second, "B")]
     once = {each.prefix: each for each in reversed(inputs)}  # what both build on is named once, as the first one's
-    card = read_card(storage, layout.prepared(_key(second, "prep")))
-    most = max(len(split) for split in splits)
+    cards = [read_card(storage, layout.prepared(_key(run, "prep"))) for run in (first, second)]
+    apart = _key(first, "prep") != _key(second, "prep")
+    most = max(len(split) for split in whole)
     ordered = tuple(each for each in inputs if once[each.prefix] is each)
     trainings = {
         variant: read_log(storage, each.prefix, each.manifest)
@@ -105,11 +107,7 @@ def read_both(
         for each in inputs
         if each.stage == f"{side} train"
     }
-    return Evidence(ordered, card, common, most, answers, trainings)
-
-
-def _asked(storage: Storage, run: FinishedRun, scratch: Path, read_facts: ReadFacts | None) -> tuple[Example, ...]:
-    return read_examples(storage, _key(run, "prep"), scratch, read_facts)[: run.limit]
+    return Evidence(ordered, cards[1], common, most, answers, trainings, cards[0] if apart else None)
 
 
 def _answers(storage: Storage, run: FinishedRun, split: tuple[Example, ...], common: set[str]) -> Answers:

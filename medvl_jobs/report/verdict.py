@@ -6,7 +6,7 @@ from medvl_jobs.page.words import number, quantity
 from medvl_jobs.report.frame import Frame
 from medvl_jobs.report.metrics import describe
 from medvl_jobs.report.shape import Difference, Headline, Learned, Looks, Slice, Verdict
-from medvl_jobs.report.words import interval
+from medvl_jobs.report.words import interval, shown
 from medvl_jobs.settings.eval import Variant
 
 
@@ -45,7 +45,7 @@ def _learned_clause(learned: Learned, headline: Headline, frame: Frame) -> str:
     gain, variants = headline["gain"], headline["variants"]
     tuned, base = (number(variants[variant]["value"]) for variant in (Variant.TUNED, Variant.BASE))
     scores, where = f"{tuned} against {base}", f"in {describe(headline['metric']).inside}"
-    points = number(abs(gain["value"]))
+    points = shown(abs(gain["value"]))
     within = f"95 % interval {interval(_negated(gain) if learned == 'worse' else gain)}"
     first, second = frame.names[Variant.TUNED].subject, frame.names[Variant.BASE].subject
     match learned:
@@ -63,18 +63,18 @@ def _learned_clause(learned: Learned, headline: Headline, frame: Frame) -> str:
 def _looks_clause(looks: Looks, drop: Difference | None) -> str:
     if drop is None:
         return "whether it looks at the image was not tested"
-    shown = f"shown another example's image, it {_change(-drop['value'], 'only ' if looks == 'not shown' else '')}"
+    told = f"shown another example's image, it {_change(-drop['value'], 'only ' if looks == 'not shown' else '')}"
     match looks:
         case "yes":
-            return f"it looks at the image: {shown} ({interval(drop)})"
+            return f"it looks at the image: {told} ({interval(drop)})"
         case "not shown":
-            return f"it is not shown to look at the image: {shown} (95 % interval of the loss {interval(drop)})"
+            return f"it is not shown to look at the image: {told} (95 % interval of the loss {interval(drop)})"
         case _:
-            return shown
+            return told
 
 
 def _change(points: float, only: str) -> str:
-    size = number(abs(points))
+    size = shown(abs(points))
     if size == number(0):
         return "scores the same"
     return f"gains {size} points" if points > 0 else f"loses {only}{size} points"

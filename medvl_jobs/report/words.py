@@ -17,10 +17,22 @@ def signed(value: float, decimals: int = 1) -> str:
     return sign + number(value, decimals)
 
 
+def shown(value: float, decimals: int = 1) -> str:
+    """`number`, with more decimals where a value that is not zero would read as zero: ``0.03``."""
+    while value and not round(value, decimals):
+        decimals += 1
+    return number(value, decimals)
+
+
+def exact(value: float) -> str:
+    """As ``report.json`` has it: ``45``, ``44.996``."""
+    return number(value, 4).rstrip("0").rstrip(".")
+
+
 def interval(estimate: Estimate | Difference, decimals: int = 1) -> str:
-    """``71.2 to 80.0``; empty when the interval is unknown."""
+    """``71.2 to 80.0``, or ``0.03 to 8.1``: whether zero lies outside must be seen. Empty when it is unknown."""
     low, high = estimate["low"], estimate["high"]
-    return "" if low is None or high is None else f"{number(low, decimals)} to {number(high, decimals)}"
+    return "" if low is None or high is None else f"{shown(low, decimals)} to {shown(high, decimals)}"
 
 
 def duration(seconds: float) -> str:

@@ -55,6 +55,16 @@ def test_a_score_or_a_variant_that_is_not_there() -> None:
         judge_gates(REPORT, {"laterality_errors": "< tuned-shuffled"})
 
 
+def test_a_bound_that_is_reached_is_passed_and_told_exactly() -> None:
+    report: Any = {"overall": {"metrics": [{"metric": "facts_f1", "means": {"base": 1.1, "tuned": 3.3}}]}}
+    (judged,) = judge_gates(report, {"facts_f1": ">= base + 2.2"})
+    assert 1.1 + 2.2 > 3.3
+    assert str(judged) == "passed  facts_f1 3.3, asked for >= base + 2.2 (3.3)"
+    report["overall"]["metrics"][0]["means"]["tuned"] = 44.9967
+    (judged,) = judge_gates(report, {"facts_f1": ">= 45"})
+    assert str(judged) == "MISSED  facts_f1 44.9967, asked for >= 45 (45)"
+
+
 def test_one_missed_gate_is_enough() -> None:
     require(judge_gates(REPORT, {"facts_f1": "> 1"}))
     require(())

@@ -135,6 +135,17 @@ def test_totals_that_are_no_json(tmp_path: Path) -> None:
         read(made, storage, tmp_path)
 
 
+@pytest.mark.parametrize("file", [layout.TRAINER_LOG, layout.CARD])
+def test_what_the_other_stages_left_may_be_torn(file: str, tmp_path: Path) -> None:
+    made = small()
+    storage = made.store(tmp_path / "store")
+    prefix = layout.prepared(made.keys.prep) if file == layout.CARD else layout.adapter(made.keys.adapter)
+    storage.write_bytes(f"{prefix}/{file}", storage.read_bytes(f"{prefix}/{file}")[:-20])
+    with pytest.raises(DataError, match="is not JSON") as caught:
+        read(made, storage, tmp_path)
+    assert caught.value.where.endswith(f"{prefix}/{file}")
+
+
 def test_totals_that_are_no_number_are_left_out_and_words_stay(tmp_path: Path) -> None:
     made = small()
     storage = made.store(tmp_path / "store")

@@ -23,7 +23,10 @@ def plain(**changes: Any) -> World:
 
 
 def caveats(made: World) -> dict[str, str]:
-    return {each["name"]: each["text"] for each in made.report()["caveats"]}
+    found = made.report()["caveats"]
+    by_name = {each["name"]: each["text"] for each in found}
+    assert len(by_name) == len(found), "each is said once"
+    return by_name
 
 
 def chinese(made: World) -> None:
@@ -83,11 +86,24 @@ def test_it_is_said_when_it_applies(change: Callable[[World], None], name: str, 
 @pytest.mark.parametrize(
     ("changes", "name", "text"),
     [
-        ({"prompt": {"question": "请描述这张医学图像。"}}, "question in another language", "asked in Chinese script"),
-        ({"eval": {"engine": "openai", "server": {**SERVER, "canary": 0}}}, "server unchecked", "server.canary is 0"),
-        ({"eval": {"engine": "openai", "server": {**SERVER, "canary": 4}}}, "server", "compared on 4 examples"),
+        (
+            {"prompt": {"question": "请描述这张医学图像。"}},
+            "question in another language",
+            "Asked in Chinese script about references that are Latin: Base, Tuned, Shuffled;",
+        ),
+        (
+            {"eval": {"engine": "openai", "server": {**SERVER, "canary": 0}}},
+            "server unchecked",
+            "server.canary is 0); its GPUs are not in the costs.",
+        ),
+        (
+            {"eval": {"engine": "openai", "server": {**SERVER, "canary": 4}}},
+            "server",
+            "compared on 4 examples beforehand; its GPUs are not in the costs.",
+        ),
         ({"eval": {"limit": 98}, "groups": 60}, "limited", "Only 98 of 120 validation images"),
         ({"groups": 25}, "few examples", "fewer than 6 % of all images"),
+        ({"groups": 25, "per_group": 1}, "few examples", "fewer than 11 % of all images"),
     ],
 )
 def test_settings_have_their_caveats(changes: dict[str, Any], name: str, text: str) -> None:
@@ -125,7 +141,8 @@ def test_a_foreign_adapter_whose_training_is_known_is_asked_about_its_prompt() -
 
 def test_a_gain_in_the_headline_hides_no_mistakes() -> None:
     made = plain()
-    made.scores[BASE]["contradiction_errors"] = {each.example_id: 0.0 for each in made.examples}
+    for variant in made.scores:
+        made.scores[variant]["contradiction_errors"] = {each.example_id: 0.0 for each in made.examples}
     made.scores[TUNED]["contradiction_errors"] = {each.example_id: 3.0 for each in made.examples}
     made.scores[TUNED]["facts_precision"] = {each.example_id: 5.0 for each in made.examples}
     assert made.report()["verdict"]["learned"] == "better"
@@ -133,6 +150,24 @@ def test_a_gain_in_the_headline_hides_no_mistakes() -> None:
     assert set(found) == {"contradictions", "facts precision"}
     assert "than of the base model, per image: 3.00 against 0.00." in found["contradictions"]
     assert "in percent: 5.0 against 2" in found["facts precision"]
+
+
+def test_one_kind_of_mistake_does_not_hide_behind_the_others() -> None:
+    made = plain()
+    for variant, laterality, all_kinds in ((BASE, 0.0, 5.0), (TUNED, 1.0, 2.0), (Variant.TUNED_SHUFFLED, 1.0, 5.0)):
+        made.scores[variant]["laterality_errors"] = {each.example_id: laterality for each in made.examples}
+        made.scores[variant]["contradiction_errors"] = {each.example_id: all_kinds for each in made.examples}
+    found = caveats(made)
+    assert set(found) == {"left/right confused"}
+    assert found["left/right confused"].endswith("of the base model, per image: 1.00 against 0.00.")
+    made.scores[BASE]["contradiction_errors"] = {each.example_id: 1.0 for each in made.examples}
+    assert set(caveats(made)) == {"contradictions"}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_fault_cannot_show_in_more_than_all_images(count: int) -> None:
+    found = caveats(plain(groups=1, per_group=count))["few examples"]
+    assert f"fewer than {95 if count == 1 else 78} % of all images" in found
 
 
 @pytest.mark.parametrize(
@@ -150,6 +185,8 @@ def test_a_control_that_scores_as_well_is_told(control: Variant, meaning: str) -
     assert set(found) == {f"no better than {control}"}
     assert meaning in found[f"no better than {control}"]
     assert "(0.0 points, 95 % interval 0.0 to 0.0)" in found[f"no better than {control}"]
+    made.scores[control]["facts_f1"] = {key: value + 1 for key, value in made.scores[TUNED]["facts_f1"].items()}
+    assert caveats(made)[f"no better than {control}"].startswith("The tuned model does worse than ")
 
 
 def test_all_controls_say_nothing_by_themselves() -> None:

@@ -155,6 +155,8 @@ def test_a_few_known_facts_do_not_speak_for_all_images() -> None:
     found = keep(24)
     assert found["verdict"]["sentence"].startswith("On 24 of 48 validation images in 12 groups, the tuned")
     assert (found["overall"]["headline"]["examples"], found["overall"]["headline"]["groups"]) == (24, 12)
+    few = "The images that the verdict is about come from 12 groups only"
+    assert any(each["text"].startswith(few) for each in found["caveats"])
     assert keep(23)["overall"]["headline"]["metric"] == "rouge-l"
     assert report_of(made)["verdict"]["sentence"].startswith("On 48 validation images in 24 groups, the tuned")
     (modalities,) = (each for each in report_of(made)["slicings"] if each["by"] == "modality")
@@ -178,6 +180,25 @@ def test_without_facts_the_verdict_is_about_text() -> None:
     report = report_of(made)
     assert report["overall"]["headline"]["metric"] == "rouge-l"
     assert "in ROUGE-L" in report["verdict"]["sentence"]
+
+
+def test_a_score_that_one_variant_was_never_given_is_no_zero() -> None:
+    """As when an older medvl has scored it, which did not know that score."""
+    made = world()
+    del made.scores[BASE]["laterality_errors"]
+    report = report_of(made)
+    assert "laterality_errors" not in {each["metric"] for each in report["overall"]["metrics"]}
+    (told,) = (each["text"] for each in report["caveats"] if each["name"] == "scores left out")
+    assert told == "Not computed for every variant, and so left out: Left/right confused."
+
+
+def test_an_answer_without_its_score_is_refused() -> None:
+    made = world()
+    del made.scores[TUNED]["rouge-l"][made.examples[3].example_id]
+    with pytest.raises(
+        DataError, match=f"1 answers of tuned have no rouge-l, such as that to '{made.examples[3].example_id}'"
+    ):
+        report_of(made)
 
 
 def test_without_any_headline_score_there_is_no_report() -> None:

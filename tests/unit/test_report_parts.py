@@ -191,6 +191,16 @@ class TestGates:
         assert "gate" not in markdown.render(world().report())
 
 
+def test_the_markdown_says_of_how_many_images_a_score_is() -> None:
+    made = world()
+    for scores in made.scores.values():
+        scores["facts_f1"] = dict(list(scores["facts_f1"].items())[:24])
+    lines = markdown.render(made.report()).splitlines()
+    assert any(line.startswith("| Facts F1 ↑ (n = 24) |") for line in lines)
+    assert any(line.startswith("| modality: CT, Facts F1 | 12 |") for line in lines)
+    assert any(line.startswith("| ROUGE-L ↑ |") for line in lines)
+
+
 def test_the_markdown_fits_into_a_pull_request() -> None:
     made = world(eval={"controls": ("tuned-shuffled", "tuned-blank", "template", "base-formatted")})
     assert len(markdown.render(made.report()).splitlines()) < 60

@@ -211,5 +211,15 @@ def test_numbers_read_well() -> None:
     assert [words.probability(p) for p in (1.0, 0.973, 0.0)] == ["more than 99.9 %", "97.3 %", "less than 0.1 %"]
 
 
+def test_an_interval_that_leaves_out_zero_is_seen_to() -> None:
+    def between(low: float, high: float) -> str:
+        return words.interval({"value": 1.0, "low": low, "high": high})
+
+    assert between(0.03, 3.21) == "0.03 to 3.2"
+    assert between(-1.0, -0.0004) == "−1.0 to −0.0004"
+    assert between(0.0, 2.0) == "0.0 to 2.0"
+    assert [words.exact(value) for value in (45.0, 44.9967, -0.5, 1200.0)] == ["45", "44.9967", "−0.5", "1,200"]
+
+
 if __name__ == "__main__":
     GOLDEN.write_text(golden_markdown(), encoding="utf-8")

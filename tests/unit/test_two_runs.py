@@ -115,6 +115,59 @@ def test_only_what_both_were_asked_is_compared(tmp_path: Path) -> None:
     assert report["overall"]["examples"] == 39
     assert "Only 39 of 48 validation images are compared." in [each["text"] for each in report["caveats"]]
     assert report["variants"][1]["predicted"] == 39
+    assert {each["name"] for each in report["caveats"]} >= {"different data", "limited"}
+    assert not any("predict_sacrebleu" in each["results"] for each in report["variants"]), (
+        "it is of other answers as well"
+    )
+    assert all("predict_runtime" in each["results"] for each in report["variants"])
+
+
+def test_scores_against_another_truth_are_not_compared(tmp_path: Path) -> None:
+    finish(quick(), tmp_path / "store")
+    made = better()
+    made.keys = ELSEWHERE
+    first = made.examples[0]
+    assert first.facts is not None
+    made.examples[0] = replace(first, facts=replace(first.facts, plane="oblique"))
+    report = compare_runs(finish(made, tmp_path / "store"), ("made-up", "second"), quick().settings, tmp_path / "out")
+    assert report["overall"]["examples"] == 47
+
+
+def test_a_score_may_apply_to_nothing_that_they_have_in_common(tmp_path: Path) -> None:
+    finish(quick(), tmp_path / "store")
+    made = better()
+    made.keys = ELSEWHERE
+    made.examples[:] = [replace(each, caption="New.") if each.modality == "CT" else each for each in made.examples]
+    report = compare_runs(finish(made, tmp_path / "store"), ("made-up", "second"), quick().settings, tmp_path / "out")
+    assert "fact_finding" not in {each["metric"] for each in report["overall"]["metrics"]}, "the brain has none"
+    assert "scores left out" not in {each["name"] for each in report["caveats"]}
+
+
+def test_a_limit_that_both_share_is_told(tmp_path: Path) -> None:
+    for made in (quick(eval={"limit": 40}), better(eval={"limit": 40})):
+        for example in made.examples[40:]:
+            for variant in made.predictions:
+                made.forget(variant, example.example_id)
+        storage = finish(made, tmp_path / "store")
+    report = compare_runs(storage, ("made-up", "second"), quick().settings, tmp_path / "out")
+    assert report["data"]["validation_examples"] == 48
+    assert "limited" in [each["name"] for each in report["caveats"]]
+    assert all("predict_sacrebleu" in each["results"] for each in report["variants"])
+
+
+def test_what_speaks_against_either_run_is_told(tmp_path: Path) -> None:
+    first, second = (
+        quick(),
+        better(eval={"adapter": layout.adapter(OTHER.adapter), "adapter_fingerprint": OTHER.adapter}),
+    )
+    first.card = {**first.card, "duplicates": {"exact": {"policy": "keep", "across": 3}}}
+    second.keys = ELSEWHERE
+    for made in (first, second):
+        storage = finish(made, tmp_path / "store")
+    report = compare_runs(storage, ("made-up", "second"), quick().settings, tmp_path / "out")
+    found = {each["name"]: each["text"] for each in report["caveats"]}
+    assert "3 identical pictures in both train and validation of run A (made-up/99999999)" in found["exact leak"]
+    assert found["foreign adapter"].startswith("The adapter of run B (second/ffffffff) was given")
 
 
 def test_runs_without_an_example_in_common(tmp_path: Path) -> None:
