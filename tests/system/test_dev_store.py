@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from ports import free_ports
 
 MANIFEST = Path(__file__).parents[2] / "k8s" / "dev-store.yaml"
 
@@ -32,11 +31,3 @@ def test_the_dev_store_starts_and_its_job_makes_the_bucket(tmp_path: Path) -> No
     finally:
         process.kill()
         process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

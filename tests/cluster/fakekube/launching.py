@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from ports import free_port
 
 from cluster.fakekube.container import Launch
 from cluster.fakekube.errors import Json
@@ -119,9 +119,7 @@ class Launcher:
     def _port(self, job_uid: str) -> int:
         """One free port for each job, kept over its restarts."""
         if job_uid not in self._ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._ports[job_uid] = int(probe.getsockname()[1])
+            self._ports[job_uid] = free_port()
         return self._ports[job_uid]
 
 
