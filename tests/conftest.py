@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 import seaweedfs
+from hypothesis import HealthCheck, settings
 
 from medvl_jobs.settings.storage import StorageSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.open import open_storage
+
+# The same examples each time, however long one takes: neither luck nor a busy machine decides.
+settings.register_profile(
+    "same everywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same everywhere")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medvl_jobs.errors import DataError
@@ -27,7 +27,6 @@ def train(**values: object) -> TrainSettings:
     return TrainSettings.model_validate({"epochs": 2, "batch_size": 4, "max_tokens": 200, "batch_tokens": 400} | values)
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(8, 70),
     processes=st.integers(1, 5),

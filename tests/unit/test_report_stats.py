@@ -14,6 +14,12 @@ from medvl_jobs.report.stats import Sample, Spread, spreads
 RNG = np.random.default_rng(5)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ran before."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(5))
+
+
 def mean_interval(values: np.ndarray, groups: list[str], *, resamples: int, seed: int) -> Spread:
     """Of one score."""
     return spreads([Sample(groups, {"values": values})], resamples=resamples, seed=seed)[0]["values"]

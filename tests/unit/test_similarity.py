@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -74,7 +74,6 @@ def test_the_bit_parallel_subsequence_is_the_textbooks(left: list[str], right: l
     assert lcs_length(left, right) == slowlcs_length(left, right)
 
 
-@settings(deadline=None)  # the first one loads the libraries
 @given(st.text(alphabet="ab 肺。é🙂\n", max_size=40), st.text(alphabet="ab 肺。é🙂\n", max_size=40))
 def test_bleu_is_nltks_to_the_last_digit(prediction: str, reference: str) -> None:
     smoothing = SmoothingFunction().method3
@@ -85,7 +84,6 @@ def test_bleu_is_nltks_to_the_last_digit(prediction: str, reference: str) -> Non
 CAPTION = st.text(alphabet="ab 肺结节。？”!.…?\n\r\t\u3000🙂-%5", max_size=40)
 
 
-@settings(deadline=None)  # the first one loads the libraries
 @given(CAPTION, CAPTION)
 def test_rouge_is_rouge_chineses_to_the_last_digit(prediction: str, reference: str) -> None:
     """Words by jieba as it cuts a whole text, not block by block."""

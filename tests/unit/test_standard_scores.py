@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sacrebleu
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -58,7 +58,6 @@ def test_every_golden_pair_has_finite_scores_in_range() -> None:
         assert all(type(value) is float and 0 <= value < 100.00001 for value in score.values()), pair
 
 
-@settings(deadline=None)  # the first one loads the libraries
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), min_size=1, max_size=4))
 def test_any_text_has_finite_scores(pairs: list[tuple[str, str]]) -> None:
     predictions, references = map(list, zip(*pairs, strict=True))
