@@ -46,7 +46,8 @@ class Told:
             while not self.go.wait(0.01) and not stop.is_set():
                 pass
             if stop.is_set():
-                self.stopped += 1
+                with self.lock:
+                    self.stopped += 1
                 return Ending(said, number, "stopped")
             piece = f" {word}" if said else word
             said += piece

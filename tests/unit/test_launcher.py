@@ -75,11 +75,14 @@ RANK = """
     def say(code):
         with open(os.environ["MEDVL_TERMINATION_LOG"], "w") as log: log.write(f"rank {rank} says {code}")
         sys.exit(code)
+    def meet():
+        open(f"here-{rank}", "w").close()
+        while not all(os.path.exists(f"here-{each}") for each in range(2)): time.sleep(0.01)
 """
 
 
 def start(
-    folder: Path, body: str, processes: int = 2, errors: Path | None = None, grace: float = 30.0
+    folder: Path, body: str, processes: int = 2, errors: Path | None = None, grace: float = 300.0
 ) -> subprocess.Popen[bytes]:
     """The real launcher, with a module `medvl_jobs` in the way that its children run in place of ours."""
     fake = folder / "fake"
@@ -112,7 +115,7 @@ def test_all_well(tmp_path: Path) -> None:
     launcher = start(
         tmp_path, "os.write(1, f\"{os.environ['RANK']} {os.environ['WORLD_SIZE']} {sys.argv[1:]}\\n\".encode())"
     )
-    assert launcher.wait(timeout=60) == 0
+    assert launcher.wait(timeout=120) == 0
     assert sorted((tmp_path / "out").read_text().splitlines()) == ["0 2 ['train']", "1 2 ['train']"]
     assert said(tmp_path) == ""
 
@@ -123,23 +126,23 @@ def test_the_code_and_the_words_are_those_of_the_first_to_fail(tmp_path: Path) -
         """
         signal.signal(signal.SIGTERM, lambda *_: say(143))
         if rank == "1": say(65)
-        time.sleep(60)
+        time.sleep(600)
         """,
     )
-    assert launcher.wait(timeout=30) == 65
+    assert launcher.wait(timeout=120) == 65
     assert said(tmp_path) == "rank 1 says 65"
 
 
 def test_of_several_that_fail_at_once_the_one_that_cannot_be_cured_is_told(tmp_path: Path) -> None:
     """The others often fail because it has, and a permanent code must not be tried again."""
-    launcher = start(tmp_path, "time.sleep(0 if rank == '1' else 0.04)\nsay(65 if rank == '1' else 70)")
-    assert launcher.wait(timeout=30) == 65
+    launcher = start(tmp_path, "meet()\nsay(65 if rank == '1' else 70)")
+    assert launcher.wait(timeout=120) == 65
     assert said(tmp_path) == "rank 1 says 65"
 
 
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
-    launcher = start(tmp_path, "if rank == '0': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)")
-    assert launcher.wait(timeout=30) == 137
+    launcher = start(tmp_path, "if rank == '0': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(600)")
+    assert launcher.wait(timeout=120) == 137
     words = json.loads(said(tmp_path))
     assert words["reason"] == "process 0 of this pod was ended by SIGKILL"
     assert words["exit_code"] == 137
@@ -147,8 +150,8 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
 
 
 def test_what_nccl_aborts_is_worth_another_attempt(tmp_path: Path) -> None:
-    launcher = start(tmp_path, "if rank == '1': os.abort()\ntime.sleep(60)", errors=tmp_path / "errors")
-    assert launcher.wait(timeout=30) == 75
+    launcher = start(tmp_path, "if rank == '1': os.abort()\ntime.sleep(600)", errors=tmp_path / "errors")
+    assert launcher.wait(timeout=120) == 75
     words = json.loads(said(tmp_path))
     assert (words["error"], words["exit_code"]) == ("TryAgainError", 75)
     assert words["reason"] == "process 1 of this pod was ended by SIGABRT"
@@ -157,8 +160,8 @@ def test_what_nccl_aborts_is_worth_another_attempt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cause", ["os.kill(os.getpid(), signal.SIGKILL)", "say(70)"])
 def test_of_several_that_fail_at_once_the_cause_is_told_not_that_a_connection_broke(tmp_path: Path, cause: str) -> None:
-    launcher = start(tmp_path, f"if rank == '0': say(75)\n{cause}")
-    assert launcher.wait(timeout=30) == (70 if "70" in cause else 137)
+    launcher = start(tmp_path, f"meet()\nif rank == '0': say(75)\n{cause}")
+    assert launcher.wait(timeout=120) == (70 if "70" in cause else 137)
     assert "75" not in said(tmp_path)
 
 
@@ -167,7 +170,7 @@ def test_a_process_that_does_not_end_tells_where_it_is_and_is_named(tmp_path: Pa
         tmp_path,
         """
         import faulthandler, pathlib
-        def stuck_in_a_disk(): time.sleep(60)
+        def stuck_in_a_disk(): time.sleep(600)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if rank == "1":
             faulthandler.register(signal.SIGUSR1)
@@ -185,7 +188,7 @@ def test_a_process_that_does_not_end_tells_where_it_is_and_is_named(tmp_path: Pa
         errors=tmp_path / "errors",
         grace=1.0,
     )
-    assert launcher.wait(timeout=30) == 75
+    assert launcher.wait(timeout=120) == 75
     errors = (tmp_path / "errors").read_text()
     assert errors.count("in stuck_in_a_disk") == 1
     assert json.loads(said(tmp_path)) == {
@@ -204,13 +207,13 @@ def test_sigterm_reaches_all_and_their_checkpoint_is_waited_for(tmp_path: Path) 
             say(143)
         signal.signal(signal.SIGTERM, stop)
         open(f"ready-{rank}", "w").close()
-        time.sleep(60)
+        time.sleep(600)
         """,
     )
     fake = tmp_path / "fake"
     wait_for(lambda: (fake / "ready-0").exists() and (fake / "ready-1").exists())
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(timeout=30) == 143
+    assert launcher.wait(timeout=120) == 143
     assert (fake / "saved-0").exists()
     assert (fake / "saved-1").exists()
     assert "says 143" in said(tmp_path)
@@ -222,18 +225,18 @@ def test_a_fault_while_stopping_is_not_called_a_checkpoint(tmp_path: Path) -> No
         """
         signal.signal(signal.SIGTERM, lambda *_: say(75 if rank == "1" else 143))
         open(f"ready-{rank}", "w").close()
-        time.sleep(60)
+        time.sleep(600)
         """,
     )
     fake = tmp_path / "fake"
     wait_for(lambda: (fake / "ready-0").exists() and (fake / "ready-1").exists())
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(timeout=30) == 75
+    assert launcher.wait(timeout=120) == 75
     assert said(tmp_path) == "rank 1 says 75"
 
 
 def test_the_processes_do_not_outlive_the_launcher(tmp_path: Path) -> None:
-    launcher = start(tmp_path, "os.write(1, f'{os.getpid()}\\n'.encode())\ntime.sleep(60)")
+    launcher = start(tmp_path, "os.write(1, f'{os.getpid()}\\n'.encode())\ntime.sleep(600)")
     wait_for(lambda: (tmp_path / "out").read_text().count("\n") == 2)
     pids = [int(pid) for pid in (tmp_path / "out").read_text().split()]
     launcher.kill()
@@ -249,7 +252,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
+def wait_for(condition: object, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
@@ -263,7 +266,7 @@ def test_wrong_settings_are_said_once_before_anything_is_started() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 import cv2
@@ -261,11 +260,9 @@ def test_what_does_not_decode_is_refused(data: bytes) -> None:
 
 
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:
-    started = time.monotonic()
     reason, detail = refusal_of(png_header_only(20_000, 20_000))
     assert reason is Reason.IMAGE_TOO_LARGE
     assert "20000 x 20000 pixels, more than prep.image.refuse_above_pixels=50000000" in detail
-    assert time.monotonic() - started < 0.5
 
 
 def test_the_settings_limit_counts_and_not_the_one_of_pillow() -> None:

@@ -82,7 +82,7 @@ def test_nobody_listens(s3_settings: StorageSettings, deaf_port: int) -> None:
     start = time.monotonic()
     with pytest.raises(TryAgainError, match="does not answer") as caught:
         storage.exists("key")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     assert f"127.0.0.1:{deaf_port}" in caught.value.remedy
 
 

@@ -88,7 +88,7 @@ def test_an_error_here_ends_the_others() -> None:
     before = children()
     with pytest.raises(DataError, match="a bad pair"):
         score_in_parallel(failing_here, [("", "")] * 3, 3)
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.parametrize("how", ["script", "standard input"])
