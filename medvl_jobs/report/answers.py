@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.contracts.manifest import Manifest
-from medvl_jobs.contracts.records import Prediction, read_predictions
+from medvl_jobs.contracts.records import CLAIMS, SCORES, Prediction, read_predictions
 from medvl_jobs.errors import DataError
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.publish import require_manifest
@@ -105,10 +105,10 @@ def read_totals(storage: Storage, key: str) -> dict[str, float | str]:
 
 def _read_scores(storage: Storage, key: str) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
-    table = _read_table(storage, key)
+    table = _read_table(storage, key, SCORES)
     columns = (table[name].to_pylist() for name in ("example_id", "metric", "value"))
     for example_id, metric, value in zip(*columns, strict=True):
-        if value is None or not math.isfinite(value):
+        if not math.isfinite(value):
             raise spoilt(f"the score {metric} of '{example_id}' is {value}", f"{storage.uri}/{key}")
         of_metric = scores.setdefault(metric, {})
         if example_id in of_metric:
@@ -117,11 +117,11 @@ def _read_scores(storage: Storage, key: str) -> dict[str, dict[str, float]]:
     return scores
 
 
-def _read_table(storage: Storage, key: str) -> pa.Table:
+def _read_table(storage: Storage, key: str, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(storage.read_bytes(key)))
-    except pa.ArrowInvalid as error:
-        raise spoilt(f"this is not parquet: {error}", f"{storage.uri}/{key}") from error
+        return pq.read_table(pa.BufferReader(storage.read_bytes(key))).select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError, KeyError) as error:  # not parquet; other columns, or of another kind
+        raise spoilt(f"this is not parquet with {', '.join(schema.names)}: {error}", f"{storage.uri}/{key}") from error
 
 
 def _read_claims(
@@ -131,7 +131,7 @@ def _read_claims(
         return {}
     key = f"{prefix}/{layout.CLAIMS}"
     claims: dict[str, list[Claim]] = {}
-    for row in _read_table(storage, key).to_pylist():
+    for row in _read_table(storage, key, CLAIMS).to_pylist():
         example_id = row.pop("example_id")
         claim, answer = Claim(**row), predictions.get(example_id)
         if answer is None or not 0 <= claim.start < claim.end <= len(answer.predict):

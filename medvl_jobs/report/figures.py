@@ -16,6 +16,8 @@ from medvl_jobs.report.words import interval
 _BAR_LEFT, _BAR_RIGHT = 72, 316
 _BAR_THICKNESS, _BAR_STEP, _HEADING_STEP = 14, 27, 26
 _PERCENTS = range(0, 101, 25)
+_LONGEST_NAME = 32
+"""Characters; a figure has room for no more beside what is added. The table has it whole."""
 
 
 def draw(report: Report) -> dict[str, str]:
@@ -55,7 +57,8 @@ def part_bars(slicing: Slicing, label: str, shorts: Mapping[str, str]) -> str:
         headline = part["headline"]
         other = "" if headline["label"] == label else f", {headline['label']}"
         variants = {name: found for name, found in headline["variants"].items() if name in IN_PARTS}
-        groups.append((f"{part['name']} (n = {headline['examples']:,}{other})", variants))
+        name = part["name"] if len(part["name"]) <= _LONGEST_NAME else f"{part['name'][: _LONGEST_NAME - 1]}…"
+        groups.append((f"{name} (n = {headline['examples']:,}{other})", variants))
     title = f"{label} per {slicing['by']}, in percent, with 95 % intervals"
     return _bars(groups, title, shorts)
 

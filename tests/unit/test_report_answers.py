@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from report_data import LEVELS, World, claims_parquet, mark_claims, parquet, world
 
 from medvl_jobs.contracts import layout
-from medvl_jobs.contracts.records import SCORES
+from medvl_jobs.contracts.records import CLAIMS, SCORES
 from medvl_jobs.errors import DataError
 from medvl_jobs.report.answers import Claim
 from medvl_jobs.report.inputs import Evidence, read_evidence
@@ -124,6 +127,20 @@ def test_a_scores_file_that_is_none(tmp_path: Path) -> None:
     storage = made.store(tmp_path / "store")
     storage.write_bytes(f"{layout.predictions(made.keys.eval[TUNED])}/{layout.SCORES}", b"PAR1")
     with pytest.raises(DataError, match="is not parquet"):
+        read(made, storage, tmp_path)
+
+
+@pytest.mark.parametrize("file", [layout.SCORES, layout.CLAIMS])
+@pytest.mark.parametrize(
+    "columns", [{"example_id": ["a"]}, {**{name: ["a"] for name in (*SCORES.names, *CLAIMS.names)}, "value": [None]}]
+)
+def test_tables_of_another_kind(file: str, columns: dict[str, list[str | None]], tmp_path: Path) -> None:
+    made = small()
+    storage = made.store(tmp_path / "store")
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    storage.write_bytes(f"{layout.predictions(made.keys.eval[TUNED])}/{file}", buffer.getvalue())
+    with pytest.raises(DataError, match="is not parquet with example_id, "):
         read(made, storage, tmp_path)
 
 

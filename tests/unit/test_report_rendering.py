@@ -81,6 +81,18 @@ def test_figures_with_hostile_names_are_whole_xml() -> None:
         assert tags <= {"svg", "title", "style", "line", "rect", "path", "text"}
 
 
+def test_a_long_name_of_a_part_stays_inside_its_figure() -> None:
+    made = world()
+    made.examples[:] = [
+        replace(e, facts=replace(e.facts, body_part=f"{e.body_part} {'wide ' * 20}")) for e in made.examples
+    ]
+    report = report_of(made)
+    headings = re.findall('class="heading"[^>]*>([^<]*)<', figures.draw(report)["by-body-part"])
+    assert len(headings) == 2
+    assert all(len(heading) <= 50 and "…" in heading for heading in headings)
+    assert ("wide " * 20).strip() in markdown.render(report)
+
+
 def test_markdown_with_hostile_names_keeps_its_tables() -> None:
     text = markdown.render(report_of(hostile_world()))
     assert "<script>" not in text.replace("\\<script\\>", "")
