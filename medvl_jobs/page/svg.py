@@ -7,23 +7,30 @@ its 13-unit letters stay between 9 and 15 pixels.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 
 WIDTH = 460
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def figure(height: float, title: str, parts: Sequence[str]) -> str:
     """A whole figure; ``title`` is what a listener gets of it."""
     return (
         f'<svg class="figure" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
+        f'aria-label="{_plain(title)}"><title>{_plain(title)}</title>{"".join(parts)}</svg>'
     )
 
 
 def text(x: float, y: float, words: str, kind: str = "label", *, anchor: str = "start") -> str:
     """``kind`` is a class of ``theme.css``."""
-    return f'<text class="{kind}" x="{x:.4g}" y="{y:.4g}" text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text class="{kind}" x="{x:.4g}" y="{y:.4g}" text-anchor="{anchor}">{_plain(words)}</text>'
+
+
+def _plain(words: str) -> str:
+    """As XML takes it: a label may come from the data, and XML knows no control characters."""
+    return escape(_NO_XML.sub("", words))
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:

@@ -28,7 +28,7 @@ from medvl_jobs.settings.eval import Variant
 from medvl_jobs.settings.report import ReportSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.md"
-HOSTILE = """<script>alert("x")</script><img src=x onerror=alert(1)> | `*_[a](http://b)_*` </p></details>"""
+HOSTILE = """\x0b<script>alert("x")</script><img src=x onerror=alert(1)> | `*_[a](http://b)_*` </p></details>"""
 
 
 def report_of(made: World) -> Report:
