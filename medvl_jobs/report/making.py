@@ -100,7 +100,7 @@ def _about_code(evidence: Evidence) -> Found:
     if any((each.git_sha or "").endswith("-dirty") for each in made):
         changed = "The answers were made by code with uncommitted changes"
         yield "uncommitted code", f"{changed}: the commit alone does not reproduce them."
-    elif len({(each.code_version, each.git_sha) for each in made}) > 1:
+    if len({(each.code_version, each.git_sha) for each in made}) > 1:
         yield "different code", "The variants were answered by different versions of the code (see the lineage)."
     if len({tuple(sorted(each.library_versions.items())) for each in made}) > 1:
         yield "different libraries", "The variants were answered with different library versions (see the lineage)."

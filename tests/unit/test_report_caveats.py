@@ -117,6 +117,19 @@ def test_settings_have_their_caveats(changes: dict[str, Any], name: str, text: s
     assert set(found) <= {name, "few examples"}
 
 
+def test_code_that_changed_between_the_answers_is_told_beside_what_is_uncommitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manifest = World.manifest
+
+    def dirty(self: World, *args: Any, **kwargs: Any) -> Any:
+        sha = ("b" if kwargs.get("variant") is BASE else "a") * 40
+        return manifest(self, *args, **kwargs).model_copy(update={"git_sha": f"{sha}-dirty"})
+
+    monkeypatch.setattr(World, "manifest", dirty)
+    assert set(caveats(plain())) == {"uncommitted code", "different code"}
+
+
 def test_sampling_is_told_wherever_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting turns it on today: the caveat is for the one that will."""
     made = plain()
