@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cluster.fakekube import ApiError, Cluster
@@ -93,15 +95,16 @@ def test_a_deadline_and_a_time_to_live(cluster: Cluster) -> None:
     assert cluster.names("pods", "job-name=short") == []
 
 
-def test_no_second_pod_while_the_first_one_ends(cluster: Cluster) -> None:
+def test_no_second_pod_while_the_first_one_ends(cluster: Cluster, tmp_path: Path) -> None:
     """podReplacementPolicy Failed: two coordinators never run at a time."""
-    script = "trap 'sleep 1; exit 1' TERM; echo up; sleep 60 & wait"
+    script = f"trap 'until test -e {tmp_path}/go; do sleep 0.1; done; exit 1' TERM; echo up; sleep 600 & wait"
     cluster.create(job("j", script, podReplacementPolicy="Failed", backoffLimit=3))
     (first,) = cluster.wait("a pod", lambda: cluster.names("pods"))
     cluster.wait_for_log(first, "up")
     cluster.delete("pod", first)
     cluster.wait("the status counts it", lambda: cluster.get("job", "j")["status"].get("terminating"))
     assert cluster.names("pods") == [first]
+    (tmp_path / "go").touch()
     cluster.wait_gone("pod", first)
     cluster.wait("a second pod", lambda: cluster.names("pods"))
 

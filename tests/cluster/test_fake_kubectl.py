@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -19,8 +20,8 @@ MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}}
 def test_get_and_describe(cluster: Cluster, major: int) -> None:
     cluster.create(job("j", "echo hello; exit 64", backoffLimit=0))
     cluster.create(pytorch_job("t", "echo hello; sleep 60"))
-    cluster.kubectl("wait", "--for=condition=Failed", "job/j", "--timeout=20s", major=major)
-    cluster.kubectl("wait", "--for=condition=Running", "pytorchjob/t", "--timeout=20s", major=major)
+    cluster.kubectl("wait", "--for=condition=Failed", "job/j", "--timeout=240s", major=major)
+    cluster.kubectl("wait", "--for=condition=Running", "pytorchjob/t", "--timeout=240s", major=major)
     listed = cluster.kubectl("get", "pods,jobs,pytorchjobs", "-o", "name", major=major).stdout.split()
     assert {"job.batch/j", "pytorchjob.kubeflow.org/t", "pod/t-master-0"} < set(listed)
     described = cluster.kubectl("describe", "job", "j", major=major).stdout
@@ -37,7 +38,7 @@ def test_logs_follow_until_the_end(cluster: Cluster, major: int) -> None:
     cluster.create(pytorch_job("t", "for i in 1 2 3; do echo line $i; sleep 0.3; done"))
     cluster.wait_for_log("t-master-0", "line 1")
     following = cluster.start_kubectl("logs", "-f", "t-master-0", major=major)
-    out, _ = following.communicate(timeout=20)
+    out, _ = following.communicate(timeout=240)
     assert out.splitlines() == ["line 1", "line 2", "line 3"]
 
 
@@ -72,12 +73,20 @@ def test_delete_waits_for_the_end_of_the_pod(cluster: Cluster, major: int) -> No
 @VERSIONS
 def test_get_watch_and_rights(cluster: Cluster, major: int) -> None:
     watching = cluster.start_kubectl("get", "cm", "--watch-only", "-o", "name", major=major)
-    time.sleep(0.7)
-    cluster.create(MAP)
+
+    def change() -> None:
+        cluster.create(MAP)
+        while watching.poll() is None:  # again and again: it may not watch yet
+            cluster.patch("cm", "m", {"data": {"now": str(time.time_ns())}})
+            time.sleep(0.1)
+
+    changing = threading.Thread(target=change, daemon=True)
+    changing.start()
     assert watching.stdout is not None
     assert watching.stdout.readline() == "configmap/m\n"
     watching.kill()
     watching.communicate()
+    changing.join()
     assert cluster.kubectl("auth", "can-i", "create", "jobs.batch", major=major).stdout == "yes\n"
 
 

@@ -105,7 +105,7 @@ def test_a_missing_config_map_holds_the_pod(cluster: Cluster) -> None:
     cluster.create(pod("p", "true", volumes=volumes))
     text = 'FailedMount: MountVolume.SetUp failed for volume "run" : configmap "plan" not found'
     cluster.wait("the event", lambda: f"p: {text}" in cluster.events("p"))
-    assert waiting(cluster, "p") == {"reason": "ContainerCreating"}
+    cluster.wait("it waits", lambda: waiting(cluster, "p") == {"reason": "ContainerCreating"})
     cluster.create({"kind": "ConfigMap", "metadata": {"name": "plan"}, "data": {}})
     cluster.wait_for_phase("p", "Succeeded")
 
@@ -139,7 +139,7 @@ def test_a_pod_that_asks_for_too_much_waits_for_room() -> None:
 
 def test_the_end_of_a_process(cluster: Cluster) -> None:
     cluster.create(pod("killed", "echo up; sleep 60"))
-    cluster.create(pod("stubborn", "trap '' TERM; echo up; sleep 60; sleep 60", terminationGracePeriodSeconds=1))
+    cluster.create(pod("stubborn", "trap '' TERM; echo up; sleep 600; sleep 600", terminationGracePeriodSeconds=3))
     cluster.create(pod("nothing", "", main={"command": ["no-such-program"]}))
     cluster.wait_for_log("killed", "up")
     cluster.kill("killed", reason="OOMKilled")
@@ -150,8 +150,8 @@ def test_the_end_of_a_process(cluster: Cluster) -> None:
     started = time.monotonic()
     cluster.delete("pod", "stubborn")
     assert cluster.get("pod", "stubborn")["metadata"]["deletionTimestamp"]
-    cluster.wait_gone("pod", "stubborn", timeout=10)
-    assert 0.8 < time.monotonic() - started < 5
+    cluster.wait_gone("pod", "stubborn")
+    assert 2.8 < time.monotonic() - started < 25
     refused = cluster.wait_for_phase("nothing", "Failed")
     ended = refused["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (128, "StartError")
@@ -169,7 +169,7 @@ def test_nothing_outlives_its_container_or_the_cluster(tmp_path: Path) -> None:
     """Also what has made a session of its own."""
     with running_cluster() as cluster:
         for name, then in (("short", "sleep 0.2"), ("long", "sleep 60")):
-            cluster.create(pod(name, f"setsid sleep 77 & echo $! > {tmp_path}/{name}; echo up; {then}"))
+            cluster.create(pod(name, f"setsid sleep 777 & echo $! > {tmp_path}/{name}; echo up; {then}"))
             cluster.wait_for_log(name, "up")
         cluster.wait_for_phase("short", "Succeeded")
         assert not is_alive(tmp_path / "short")
@@ -181,18 +181,18 @@ def test_nothing_outlives_a_killed_test_run(tmp_path: Path) -> None:
     script = (
         "import time\nfrom cluster.fakekube import running_cluster\nfrom cluster.manifests import pod\n"
         "with running_cluster() as cluster:\n"
-        f"    cluster.create(pod('p', 'sh -c \"echo \\$PPID\" > {tmp_path}/pid; exec sleep 77'))\n"
-        "    time.sleep(60)\n"
+        f"    cluster.create(pod('p', 'sh -c \"echo \\$PPID\" > {tmp_path}/pid; exec sleep 777'))\n"
+        "    time.sleep(600)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
     run = subprocess.Popen([sys.executable, "-c", script], env=env)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not is_alive(tmp_path / "pid") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert is_alive(tmp_path / "pid")
     run.kill()
     run.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_alive(tmp_path / "pid") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_alive(tmp_path / "pid")
@@ -211,7 +211,7 @@ def test_a_container_says_last_words(cluster: Cluster) -> None:
 
 def test_a_pod_of_medvl_runs_medvl(cluster: Cluster) -> None:
     cluster.create(pod("p", "", main={"command": ["medvl"], "args": ["--version"]}))
-    cluster.wait_for_phase("p", "Succeeded", timeout=60)
+    cluster.wait_for_phase("p", "Succeeded")
     assert cluster.logs("p") == f"{__version__}\n"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cluster.fakekube import ApiError, Cluster
@@ -45,8 +47,8 @@ def test_exactly_this_environment_is_injected(cluster: Cluster) -> None:
     }
 
 
-def test_labels_service_and_conditions(cluster: Cluster) -> None:
-    cluster.create(pytorch_job("t", "sleep 0.5"))
+def test_labels_service_and_conditions(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.create(pytorch_job("t", f"until test -e {tmp_path}/go; do sleep 0.1; done"))
     cluster.wait_for_condition("pytorchjob", "t", "Running")
     pod = cluster.get("pod", "t-master-0")
     assert pod["metadata"]["labels"] == {
@@ -57,6 +59,7 @@ def test_labels_service_and_conditions(cluster: Cluster) -> None:
         "training.kubeflow.org/replica-type": "master",
     }
     assert cluster.get("service", "t-master-0")["spec"]["clusterIP"] == "None"
+    (tmp_path / "go").touch()
     done = cluster.wait_for_condition("pytorchjob", "t", "Succeeded")
     assert conditions(cluster) == {
         "Created": ("True", "PyTorchJobCreated"),
@@ -70,7 +73,7 @@ def test_workers_share_the_port_and_differ_in_rank(cluster: Cluster) -> None:
     script = 'echo "$RANK $WORLD_SIZE $PET_NNODES $MASTER_PORT"; test $RANK = 1 || sleep 1'
     cluster.create(pytorch_job("t", script, workers=1))
     cluster.wait_for_condition("pytorchjob", "t", "Succeeded")
-    master, worker = (cluster.logs(f"t-{role}-0").split() for role in ("master", "worker"))
+    master, worker = (cluster.wait_for_log(f"t-{role}-0", "\n").split() for role in ("master", "worker"))
     assert (master[:3], worker[:3]) == (["0", "4", "2"], ["1", "4", "2"])
     assert master[3] == worker[3]
     assert cluster.get("pod", "t-worker-0")["spec"]["initContainers"][0]["name"] == "init-pytorch"
@@ -113,9 +116,10 @@ def test_an_evicted_pod_is_made_anew(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("policy", "ends"), [("OnFailure", False), ("Never", True)])
-def test_a_drain(cluster: Cluster, policy: str, ends: bool) -> None:
+def test_a_drain(cluster: Cluster, tmp_path: Path, policy: str, ends: bool) -> None:
     """With Never, a pod that is being deleted counts as failed: the operator gives the job up."""
-    cluster.create(pytorch_job("t", "trap 'sleep 0.5; exit 143' TERM; echo up; sleep 60 & wait", restartPolicy=policy))
+    script = f"trap 'until test -e {tmp_path}/go; do sleep 0.1; done; exit 143' TERM; echo up; sleep 600 & wait"
+    cluster.create(pytorch_job("t", script, restartPolicy=policy))
     cluster.wait_for_log("t-master-0", "up")
     first = cluster.get("pod", "t-master-0")["metadata"]["uid"]
     cluster.drain("t-master-0")
@@ -123,6 +127,7 @@ def test_a_drain(cluster: Cluster, policy: str, ends: bool) -> None:
         cluster.wait_for_condition("pytorchjob", "t", "Failed")
     else:
         cluster.wait_for_condition("pytorchjob", "t", "Restarting")
+        (tmp_path / "go").touch()
         cluster.wait("another pod", lambda: [p for p in cluster.all("pod") if p["metadata"]["uid"] != first])
 
 

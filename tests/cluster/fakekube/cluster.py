@@ -155,12 +155,12 @@ class Cluster:
 
     # --- waiting
 
-    def wait(self, what: str, look: Callable[[], Found | None], timeout: float = 60.0) -> Found:
+    def wait(self, what: str, look: Callable[[], Found | None], timeout: float = 240.0) -> Found:
         """Until ``look`` gives something that is true, at every change of the cluster; raises with its whole state."""
         return state.wait(self, what, look, timeout)
 
     def wait_for_condition(
-        self, kind: str, name: str, *conditions: str, timeout: float = 60.0, namespace: str = ""
+        self, kind: str, name: str, *conditions: str, timeout: float = 240.0, namespace: str = ""
     ) -> Json:
         """The object, once one of the conditions is true."""
 
@@ -171,7 +171,7 @@ class Cluster:
 
         return self.wait(f"{kind} {name}: {' or '.join(conditions)}", look, timeout)
 
-    def wait_for_phase(self, pod: str, *phases: str, timeout: float = 60.0, namespace: str = "") -> Json:
+    def wait_for_phase(self, pod: str, *phases: str, timeout: float = 240.0, namespace: str = "") -> Json:
         """The pod, once it is there and in one of the phases."""
 
         def look() -> Json | None:
@@ -180,10 +180,10 @@ class Cluster:
 
         return self.wait(f"pod {pod}: {' or '.join(phases)}", look, timeout)
 
-    def wait_gone(self, kind: str, name: str, timeout: float = 60.0, namespace: str = "") -> None:
+    def wait_gone(self, kind: str, name: str, timeout: float = 240.0, namespace: str = "") -> None:
         self.wait(f"{kind} {name}: gone", lambda: self.find(kind, name, namespace) is None, timeout)
 
-    def wait_for_log(self, pod: str, text: str, timeout: float = 60.0, namespace: str = "") -> str:
+    def wait_for_log(self, pod: str, text: str, timeout: float = 240.0, namespace: str = "") -> str:
         """The log, once the text is in it."""
 
         def look() -> str | None:

@@ -126,7 +126,7 @@ class Kubelet:
         return self._token_of(namespace, name) if wanted else ""
 
     def _can_pull(self, image: str) -> bool:
-        return not any(fnmatch.fnmatchcase(image, pattern) for pattern in self.unpullable)
+        return not any(fnmatch.fnmatchcase(image, pattern) for pattern in tuple(self.unpullable))  # a test changes it
 
     def worker(self, namespace: str, name: str) -> PodWorker | None:
         """Raises 404 without such a pod; None for one that is not on the node."""

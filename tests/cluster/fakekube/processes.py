@@ -23,7 +23,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-KILL_SECONDS = 2.0
+KILL_SECONDS = 30.0
 
 
 class Process:
