@@ -44,7 +44,8 @@ class Checkpointing(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen to SIGTERM, and start the clock."""
+        """Listen to SIGTERM, and start the clock. Intervals are those of now, not of the checkpoint resumed from."""
+        state.compute_steps(args, state.max_steps)
         self._last_saved = self.clock()
         self._previous = signal.signal(signal.SIGTERM, self._stop)
 

@@ -120,6 +120,7 @@ def fit(
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finally:
+        uploads.close()
         watchdog.call_off()
     if checkpointing.preempted:
         raise PreemptedError(

@@ -70,10 +70,16 @@ class Uploads:
             self._changed.wait_for(lambda: self._failure or not (self._storing or self._waiting), timeout=seconds)
 
     def close(self) -> None:
-        """Begin nothing more. What is under way is not waited for."""
+        """Begin nothing more, and wait for the checkpoint that is under way, unless it waits for others.
+
+        A training that has failed removes its scratch folder next. A thread that looked into it only then would find
+        some files of a checkpoint, and its manifest would call them the whole.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         try:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+from transformers import TrainerState
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import AccessDeniedError, MedvlError, SchemaMismatchError, TryAgainError
@@ -291,7 +292,7 @@ def test_damage_that_one_rank_sees_sends_both_to_the_one_before(faulty: FaultySt
     class HalfBlind(FaultyStorage):
         def download(self, key: str, path: Path) -> None:
             super().download(key, path)
-            if threading.current_thread() is not threading.main_thread() and "2/" in str(path) and "-20" in str(path):
+            if "scratch-2/checkpoint-20/" in str(path):
                 path.write_text("damaged on the way")
 
     blind = HalfBlind(Path(faulty.uri))
@@ -322,7 +323,7 @@ def test_processes_agree_for_real(tmp_path: Path) -> None:
     )
     words = [[sys.executable, "-c", code, str(rank), str(tmp_path / "meeting")] for rank in range(2)]
     processes = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in words]
-    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+    said = [process.communicate(timeout=400)[0].strip() for process in processes]
     assert said == ["[1, 1, 7] [(0, 'x'), (1, 'x')]"] * 2
     assert Ranks.joined("cpu") == Ranks()
 
@@ -400,6 +401,22 @@ def test_of_those_that_wait_only_the_newest_is_stored(
     assert "step 10 is left out" in caplog.text
 
 
+def test_nothing_is_stored_after_the_end(tmp_path: Path, folders: Callable[[int], Path]) -> None:
+    """Or a thread that goes on would find half of a checkpoint in a folder that is being removed."""
+    slow = SlowStorage(tmp_path / "store")
+    uploads = uploads_to(slow)
+    uploads.put(folders(5), 5)
+    assert slow.begun.wait(30)
+    uploads.put(folders(10), 10)
+    release = threading.Timer(0.2, slow.may.set)
+    release.start()
+    uploads.close()
+    written = list(slow.written)
+    release.join()
+    assert uploads.checkpoints.steps() == [5]  # what was under way is whole, what waited is not begun
+    assert slow.written == written
+
+
 def test_one_that_fails_is_left_out_for_a_newer_one(faulty: FaultyStorage, folders: Callable[[int], Path]) -> None:
     came = threading.Event()
 
@@ -470,8 +487,9 @@ def end_step(callback: Checkpointing, step: int) -> tuple[bool, bool]:
     return control.should_save, control.should_training_stop
 
 
-def begin(callback: Checkpointing) -> None:
-    callback.on_train_begin(None, None, None)
+def begin(callback: Checkpointing, state: TrainerState | None = None, **steps: int) -> None:
+    arguments: Any = SimpleNamespace(**{"logging_steps": 5, "eval_steps": None, "save_steps": 50, **steps})
+    callback.on_train_begin(arguments, state or TrainerState(), None)
 
 
 def end(callback: Checkpointing) -> None:
@@ -502,6 +520,14 @@ def test_sigterm_asks_for_a_checkpoint_and_the_end(
     end(callback)
     assert callback.uploads.checkpoints.steps() == [2]  # it is there before anybody says that it is
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.usefixtures("_sigterm")
+def test_a_resumed_training_saves_and_logs_as_often_as_it_is_told_now(faulty: FaultyStorage) -> None:
+    """The Trainer goes by its state, and takes that from the checkpoint."""
+    state = TrainerState(max_steps=100, save_steps=50, logging_steps=5)
+    begin(ends_of_steps(uploads_to(faulty)), state, save_steps=7, logging_steps=1)
+    assert (state.save_steps, state.logging_steps) == (7, 1)
 
 
 @pytest.mark.usefixtures("_sigterm")
