@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from medvl_jobs.errors import DataError
 from medvl_jobs.model.collate import Batch, packed_batch, training_batch
 from medvl_jobs.model.prompts import Encoded, PromptRenderer, decode_image
+from medvl_jobs.processes import processors
 from medvl_jobs.settings.train import TrainSettings
 from medvl_jobs.train.batches import Lengths, MicroBatch, Schedule
 
@@ -172,8 +173,7 @@ def worker_count(train: TrainSettings, processes: int) -> int:
     """``train.workers``, or the cores that the training processes of this machine leave for each of them."""
     if train.workers is not None:
         return train.workers
-    cores = len(os.sched_getaffinity(0))
-    return max(min(cores // processes - 1, MOST_WORKERS), 0)
+    return max(min(processors() // processes - 1, MOST_WORKERS), 0)
 
 
 def _as_it_is(batch: Any) -> Any:

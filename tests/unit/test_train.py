@@ -11,9 +11,10 @@ from PIL import Image
 from medvl_jobs.contracts.curve import smooth
 from medvl_jobs.errors import DataError
 from medvl_jobs.settings.run import load_settings
-from medvl_jobs.train import artifacts
+from medvl_jobs.settings.train import TrainSettings
+from medvl_jobs.train import artifacts, data
 from medvl_jobs.train.batches import Totals
-from medvl_jobs.train.data import TrainingExamples
+from medvl_jobs.train.data import TrainingExamples, worker_count
 
 
 def line(step: int, loss: float) -> dict[str, Any]:
@@ -97,3 +98,9 @@ def test_examples_that_are_too_long_are_left_out_and_counted() -> None:
     assert len(examples[1]) == short
     with pytest.raises(DataError, match="none of 1 examples fits"):
         TrainingExamples(rows("A long one, " * 50), renderer, 16)
+
+
+def test_workers_share_the_processors_that_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "processors", lambda: 9)  # of the 192 of its machine
+    assert [worker_count(TrainSettings(), processes) for processes in (1, 2, 4, 9)] == [4, 3, 1, 0]
+    assert worker_count(TrainSettings(workers=7), 4) == 7
