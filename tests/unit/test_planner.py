@@ -99,6 +99,12 @@ def test_the_stage_of_a_training() -> None:
     assert refused.value.remedy == "the nearest that fits: train.zero=3"
 
 
+def test_a_plan_counts_on_no_more_memory_than_a_training_finds() -> None:
+    """torch's ``total_memory`` in MiB, as it was printed on such boards; ``nvidia-smi`` shows some hundred more."""
+    found = {"A100": 81_049, "H100": 81_082, "H200": 143_156, "H800": 81_082}
+    assert {name: gpu.memory_bytes // 2**20 for name, gpu in GPUS.items()} == found
+
+
 def test_what_is_offloaded_lies_in_the_hosts_memory_and_comes_over_pcie() -> None:
     adapter, weights = LARGE.lora_parameters(LoraSettings()), LARGE.parameters * 2
     near, optimiser = memory(setup(zero=3), 3), memory(setup(zero=3, offload="optimizer"), 3)

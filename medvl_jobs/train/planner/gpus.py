@@ -1,7 +1,8 @@
 """The GPUs that a training is planned for.
 
 Sources: NVIDIA's data sheets (A100 80GB SXM; H100 SXM; H200 SXM; H800 SXM, which is an H100 with less NVLink), dense
-figures, without sparsity; the memory is what ``nvidia-smi`` shows, which is more than the name says (80 GB: 80 GiB).
+figures, without sparsity. The memory is the ``total_memory`` that torch finds on such boards, which a training is held
+against too: some hundred megabytes less than ``nvidia-smi`` shows, and more than the name says.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100", 81920 * 2**20, 2.039e12, 312e12, 19.5e12, 600e9, 64e9),
-        Gpu("H800", 81559 * 2**20, 3.35e12, 989e12, 67e12, 400e9, 128e9),
-        Gpu("H100", 81559 * 2**20, 3.35e12, 989e12, 67e12, 900e9, 128e9),
-        Gpu("H200", 143771 * 2**20, 4.8e12, 989e12, 67e12, 900e9, 128e9),
+        Gpu("A100", 81049 * 2**20, 2.039e12, 312e12, 19.5e12, 600e9, 64e9),
+        Gpu("H800", 81082 * 2**20, 3.35e12, 989e12, 67e12, 400e9, 128e9),
+        Gpu("H100", 81082 * 2**20, 3.35e12, 989e12, 67e12, 900e9, 128e9),
+        Gpu("H200", 143156 * 2**20, 4.8e12, 989e12, 67e12, 900e9, 128e9),
     )
 }
