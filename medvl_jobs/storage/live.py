@@ -40,7 +40,7 @@ class Course:
     at: float
     """When it came as far as this."""
     pause: float
-    """Seconds before that, since it was told the last time."""
+    """Seconds between two steps, at most so far."""
     first_done: int
     first_at: float
 
@@ -53,7 +53,7 @@ class Course:
         if before is None or done <= before.first_done:
             return cls(done, total, loss, now, 0.0, done, now)
         loss = before.loss if loss is None else loss
-        at, pause = (now, now - before.at) if done != before.done else (before.at, before.pause)
+        at, pause = (now, max(now - before.at, before.pause)) if done != before.done else (before.at, before.pause)
         return cls(done, total, loss, at, pause, before.first_done, before.first_at)
 
     @property
@@ -66,7 +66,7 @@ class Course:
     def left(self, now: float) -> float | None:
         """Seconds to go at that rate; none before there is one, and when all is counted and only the end is to be made.
 
-        It runs down for as long as it went before, and then waits: what hangs is not nearly done.
+        It runs down for as long as a step has ever taken, and then waits: what hangs is not nearly done.
         """
         if self.rate is None or self.done >= self.total:
             return None

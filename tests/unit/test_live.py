@@ -96,6 +96,9 @@ def test_what_hangs_is_not_nearly_done() -> None:
         course = Course.after(course, done, 100, None, now)
     assert course is not None
     assert [course.left(now) for now in (10.0, 12.0, 15.0, 9000.0)] == [40.0, 38.0, 35.0, 35.0]
+    burst = Course.after(course, 21, 100, None, now=10.0)
+    left = [burst.left(now) for now in (10.0, 14.0)]
+    assert left == pytest.approx([79 / 2.1, 79 / 2.1 - 4]), "answers come in bursts: the longest pause counts"
     again = Course.after(course, 20, 100, 1.5, now=13.0)
     assert (again.rate, again.left(14.0), again.loss) == (2.0, 36.0, 1.5), "a loss is no step"
 
