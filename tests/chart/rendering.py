@@ -41,7 +41,7 @@ def template(
 def _template(values: str, release: str, kubernetes: str, major: int, api: str) -> subprocess.CompletedProcess[str]:
     options = ["--namespace", "ml", "--kube-version", kubernetes, "--api-versions", api, "--values", "-"]
     command = [kube_tools.helm(major), "template", release, CHART, *options]
-    return subprocess.run(command, input=values, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, input=values, capture_output=True, text=True, timeout=400, check=False)
 
 
 def forget() -> None:

@@ -32,7 +32,7 @@ def installed(python: Path) -> set[str]:
     return {entry["name"] for entry in json.loads(listed.stdout)}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_prep_alone(tmp_path: Path) -> None:
     config = build_sample(tmp_path / "data", rows=146)
     python = environment(tmp_path / "venv", "prep")
@@ -46,7 +46,7 @@ def test_prep_alone(tmp_path: Path) -> None:
     assert (prepared / "manifest.json").is_file()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_report_alone(tmp_path: Path) -> None:
     world = report_data.world()
     world.keys = stage_keys(world.settings)
