@@ -19,10 +19,12 @@ import pytest
 from transformers import TrainerState
 
 from medvl_jobs.contracts import layout
-from medvl_jobs.errors import AccessDeniedError, MedvlError, SchemaMismatchError, TryAgainError
+from medvl_jobs.errors import AccessDeniedError, DataError, MedvlError, SchemaMismatchError, TryAgainError
+from medvl_jobs.settings.run import load_settings
 from medvl_jobs.settings.train import TrainSettings
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.local import LocalStorage
+from medvl_jobs.train import job
 from medvl_jobs.train.callbacks import Checkpointing
 from medvl_jobs.train.checkpoints import CheckpointStore, training_contract
 from medvl_jobs.train.ranks import Ranks
@@ -615,3 +617,30 @@ def test_the_end_raises_what_has_ended_the_uploads(
     callback.uploads.put(folders(5), 5)
     with pytest.raises(TryAgainError, match="no checkpoint could be stored for 0 minutes"):
         end(callback)
+
+
+def test_a_training_that_fails_waits_for_its_uploads(
+    tmp_path: Path, folders: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes next is the end of its scratch folder."""
+    slow = SlowStorage(tmp_path / "store")
+    monkeypatch.setattr(job.Work, "of", lambda *_: None)
+
+    class Failing(SimpleNamespace):
+        def add_callback(self, callback: Any) -> None:
+            if isinstance(callback, Checkpointing):
+                self.checkpointing = callback
+
+        def train(self, resume_from_checkpoint: str | None) -> None:
+            self.checkpointing.uploads.put(folders(5), 5)
+            assert slow.begun.wait(30)
+            threading.Timer(0.2, slow.may.set).start()
+            raise DataError("no finite loss")
+
+    loader = SimpleNamespace(waited_seconds=0.0, first_step=None)
+    model = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
+    trainer: Any = Failing(model=model, schedule=None, loader=loader, left_out=0, remove_callback=lambda _: None)
+    checkpoints = CheckpointStore(slow, "k", keep=2)
+    with pytest.raises(DataError, match="no finite loss"):
+        job.fit(trainer, load_settings(None, ()), checkpoints, [], tmp_path)
+    assert checkpoints.steps() == [5]
