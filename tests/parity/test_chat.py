@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -82,9 +83,14 @@ def test_both_at_the_same_time_take_turns_and_say_the_same(pair: InProcessPair) 
     alone = {side: ask(pair, side, PICTURES[1])[0] for side in SIDES}
     order: list[Side] = []
 
+    def said(side: Side) -> None:
+        order.append(side)
+        while len(order) == 1 and len(pair._turns._ring) < 2:
+            time.sleep(0.01)  # the other one has not begun
+
     def answer(side: Side) -> Ending:
         question = Question(PICTURES[1], QUESTION, NEW_TOKENS, 0.0)
-        return pair.answer(side, question, lambda piece: order.append(side), threading.Event())
+        return pair.answer(side, question, lambda piece: said(side), threading.Event())
 
     with ThreadPoolExecutor() as threads:
         together = dict(zip(SIDES, threads.map(answer, SIDES), strict=True))

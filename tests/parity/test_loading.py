@@ -93,7 +93,7 @@ def test_loading_needs_the_weights_once(checkpoint: tuple[Path, int, int]) -> No
         env={"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -13,6 +13,7 @@ import tiny_model
 import torch
 import torch.distributed as dist
 from pipeline_runs import SMALL, medvl
+from ports import free_port
 
 from medvl_jobs import errors
 from medvl_jobs.model import versions
@@ -222,7 +223,8 @@ def test_an_old_gpu_has_neither_bfloat16_nor_grouped_mm() -> None:
 
 
 def test_flash_attention_must_load() -> None:
-    asked = settings("model.attention=flash_attention_2")
+    flash = "model.attention=flash_attention_2"
+    asked = settings(flash)
     assert refused(gpus._flash_attention(host(), asked)) == ["flash-attn"]
     assert refused(gpus._flash_attention(host(V100), asked)) == ["flash-attn"]
 
@@ -235,6 +237,7 @@ def test_flash_attention_must_load() -> None:
     loaded: list[str] = []
     assert refused(gpus._flash_attention(host(H100), asked, loaded.append)) == []
     assert loaded == ["flash_attn_2_cuda"]
+    assert refused(gpus._flash_attention(host(H100), settings(flash, "model.dtype=float32"), print)) == ["flash-attn"]
     assert gpus._flash_attention(host(H100), settings(), broken) == []
 
 
@@ -281,36 +284,33 @@ def test_one_process_needs_no_all_reduce() -> None:
 def test_all_reduce_of_two(tmp_path: Path, second_comes: bool, verdict: str) -> None:
     """The second one joins, and then takes part or not: without a timeout the first would wait for it for ever."""
     context = torch.multiprocessing.get_context("spawn")
-    answers = context.Queue()
+    answers, over = context.Queue(), context.Event()
     processes = [
-        context.Process(target=_all_reduce, args=(rank, str(tmp_path / "join"), second_comes, answers))
+        context.Process(target=_all_reduce, args=(rank, str(tmp_path / "join"), second_comes, answers, over))
         for rank in range(2)
     ]
     for process in processes:
         process.start()
-    found = answers.get(timeout=120)
-    answers.put(None)  # the second one may go
+    found = answers.get(timeout=500)
+    over.set()
     for process in processes:
         process.join(timeout=60)
     assert found.verdict == verdict
     assert found.error is (errors.SettingsError if second_comes else errors.TryAgainError)
 
 
-def _all_reduce(rank: int, join: str, second_comes: bool, answers: Any) -> None:
+def _all_reduce(rank: int, join: str, second_comes: bool, answers: Any, over: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{join}", rank=rank, world_size=2)
     if rank == 0 or second_comes:
-        found = machine.all_reduce_finding(Ranks.joined("cpu"), seconds=60.0 if second_comes else 2.0)
+        found = machine.all_reduce_finding(Ranks.joined("cpu"), seconds=300.0 if second_comes else 2.0)
     if rank == 0:
         answers.put(found)
         answers.close()
         answers.join_thread()
-        os._exit(0)  # gloo waits for the one that has not come
-    if not second_comes:
-        import time
-
-        time.sleep(6)
-    os._exit(0)
+    else:
+        over.wait(500)
+    os._exit(0)  # gloo waits for the one that has not come
 
 
 # ---- the prompt
@@ -459,7 +459,7 @@ def test_under_zero_3_the_experts_are_gathered_and_the_adapter_is_counted_whole(
     answers = context.Queue()
     process = context.Process(target=_under_zero_3, args=(answers,))
     process.start()
-    process.join(timeout=240)
+    process.join(timeout=500)
     assert process.exitcode == 0
     experts, lora = answers.get(timeout=10)
     assert experts.verdict == "ok", experts
@@ -560,7 +560,7 @@ def test_a_check_refuses_with_the_errors_own_code(prepared: tuple[str, ...]) -> 
 
 
 def test_a_check_of_two_processes(prepared: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PET_NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29713"}.items():
+    for name, value in {"PET_NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
     ran = medvl("train", "--check", *prepared)
     assert ran.stdout.count("2 processes over gloo") == 1
