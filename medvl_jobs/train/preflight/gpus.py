@@ -146,6 +146,9 @@ def _flash_attention(
     if settings.model.attention != "flash_attention_2":
         return []
     where, remedy = "model.attention", "set model.attention=sdpa, or install flash-attn's wheel for this torch and CUDA"
+    if settings.model.dtype != "bfloat16":
+        what = f"computes in half precision only, and model.dtype is {settings.model.dtype}"
+        return [Finding("flash-attn", what, "refused", where, "set model.attention=sdpa, or model.dtype=bfloat16")]
     if not machine.gpus or min(each.capability for each in machine.gpus) < (8, 0):
         return [Finding("flash-attn", "needs GPUs of compute capability 8.0", "refused", where, remedy)]
     try:
