@@ -22,6 +22,9 @@ def target_pattern(lora: LoraSettings) -> str:
 def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     """Freeze the model and add a fresh adapter (B = 0, so the outputs are the base's, bit for bit).
 
+    A and B are in float32, whatever the weights are in; in the weights' dtype where DeepSpeed has dealt these out: it
+    keeps float32 ones itself then, and casts nothing, so the adapter would compute in float32, for want of autocast.
+
     Raises `SchemaMismatchError` when the adapter would sit on other places than layers × projections (and × `EXPERTS`):
     one that silently sits nowhere trains nothing.
 
@@ -50,7 +53,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         target_modules=target_pattern(lora),
         target_parameters=list(EXPERTS) if lora.experts == "all" else None,
     )
-    return get_peft_model(model, config)
+    dealt_out = any(hasattr(each, "ds_id") for each in model.parameters())
+    return get_peft_model(model, config, autocast_adapter_dtype=not dealt_out)
 
 
 def _places(model: nn.Module, lora: LoraSettings) -> Iterator[str]:

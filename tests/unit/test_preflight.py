@@ -461,8 +461,9 @@ def test_under_zero_3_the_experts_are_gathered_and_the_adapter_is_counted_whole(
     process.start()
     process.join(timeout=500)
     assert process.exitcode == 0
-    experts, lora = answers.get(timeout=10)
+    experts, lora, dtypes = answers.get(timeout=10)
     assert experts.verdict == "ok", experts
+    assert dtypes == {"torch.bfloat16"}  # DeepSpeed would cast none, and there is no autocast
     whole = of_model.lora_finding(add_lora(tiny_model.base_model(), LoraSettings(rank=2)))
     assert lora.value == whole.value
 
@@ -475,14 +476,15 @@ def _under_zero_3(answers: Any) -> None:
     from medvl_jobs.train.loss import AnswerLossModel
 
     torch.set_num_threads(1)
-    asked = settings("train.zero=3", "model.dtype=float32")
+    asked = settings("train.zero=3", "model.dtype=bfloat16")
     config = zero.deepspeed_config(asked.train, asked.model)
     zero.prepare_process(config)
-    arguments = TrainingArguments(deepspeed=config, use_cpu=True, report_to=[])
-    base = tiny_model.MODEL.model_copy(update={"experts": "grouped_mm"})
+    arguments = TrainingArguments(deepspeed=config, bf16=True, use_cpu=True, report_to=[])
+    base = tiny_model.MODEL.model_copy(update={"experts": "grouped_mm", "dtype": "bfloat16"})
     model = add_lora(load_model(base, None, kind=AnswerLossModel), LoraSettings(rank=2))
     assert arguments.deepspeed is not None  # while it lives, models are dealt out
-    answers.put((of_model.experts_finding(model, "grouped_mm"), of_model.lora_finding(model)))
+    dtypes = {str(each.dtype) for each in model.parameters() if each.requires_grad}
+    answers.put((of_model.experts_finding(model, "grouped_mm"), of_model.lora_finding(model), dtypes))
 
 
 def test_experts_without_weights_are_refused(grouped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
