@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -410,11 +411,17 @@ def test_nothing_is_stored_after_the_end(tmp_path: Path, folders: Callable[[int]
     uploads.put(folders(5), 5)
     assert slow.begun.wait(30)
     uploads.put(folders(10), 10)
-    release = threading.Timer(0.2, slow.may.set)
-    release.start()
+
+    def release() -> None:
+        while not uploads._closed:
+            time.sleep(0.01)
+        slow.may.set()
+
+    releasing = threading.Thread(target=release, daemon=True)
+    releasing.start()
     uploads.close()
     written = list(slow.written)
-    release.join()
+    releasing.join()
     assert uploads.checkpoints.steps() == [5]  # what was under way is whole, what waited is not begun
     assert slow.written == written
 
