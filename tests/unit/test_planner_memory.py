@@ -189,6 +189,17 @@ def test_weights_adapter_gradients_and_optimiser_are_exact() -> None:
     assert planned.gathered == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_inputs_are_pixels_in_the_weights_dtype_and_features(dtype: str) -> None:
+    settings = tiny_model.MODEL.model_copy(update={"dtype": dtype})
+    batch = tiny_batch(3)
+    pixels = batch["pixel_values"].to(getattr(torch, dtype))  # as `train.data` hands them over
+    length = batch["input_ids"].shape[1]
+    setup = Setup(TINY, settings, TrainSettings(batch_size=3), Workload(1, length, length, 1, 36), 1)
+    features = 3 * 36 * TINY.hidden * setup.element_bytes
+    assert memory(setup, 0).inputs == pixels.nbytes + (1 + TINY.vision.deepstack) * features
+
+
 # --------------------------------------------------------------------------------------------------- the whole step
 
 

@@ -147,10 +147,10 @@ def _gathered(setup: Setup, zero: Zero) -> int:
 
 
 def _inputs(setup: Setup) -> int:
-    """Pixels in float32, and what the vision tower makes of them, once and for each layer of deepstack."""
+    """Pixels, in the weights' dtype as they come, and what the vision tower makes of them: output and deepstack."""
     vision = setup.shape.vision
-    per_token = FULL * vision.merge * vision.patch_values + (1 + vision.deepstack) * vision.out * setup.element_bytes
-    return round(setup.most_examples * setup.work.image_tokens * per_token)
+    per_token = vision.merge * vision.patch_values + (1 + vision.deepstack) * vision.out
+    return round(setup.most_examples * setup.work.image_tokens * per_token * setup.element_bytes)
 
 
 def _share(whole: int, among: int) -> int:
