@@ -28,7 +28,7 @@ SMALL = (
 
 def medvl(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run to the end; the output is shown when it fails."""
-    ran = subprocess.run([*MEDVL, *words], capture_output=True, text=True, timeout=540, check=False)
+    ran = subprocess.run([*MEDVL, *words], capture_output=True, text=True, timeout=1500, check=False)
     if check and ran.returncode != 0:
         raise AssertionError(f"medvl {' '.join(words)} ended with {ran.returncode}:\n{ran.stdout}\n{ran.stderr}")
     return ran

@@ -32,7 +32,7 @@ def report(demo: Path) -> dict:
     return json.loads((demo / "store" / latest["report"]).with_name("report.json").read_text())
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_tuned_model_learns_and_looks(demo: Path) -> None:
     """Tuned beats base on facts, falls without the right image or any, and beats a caption that fits all of them."""
     made = report(demo)
@@ -44,7 +44,7 @@ def test_the_tuned_model_learns_and_looks(demo: Path) -> None:
         assert f1["tuned"] > f1[control] + 15
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_report_keeps_to_its_schema_and_marks_claims(demo: Path) -> None:
     made = report(demo)
     schema = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text())
@@ -55,7 +55,7 @@ def test_the_report_keeps_to_its_schema_and_marks_claims(demo: Path) -> None:
     assert {each["by"] for each in made["slicings"]} == {"modality", "body part", "length"}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_run_beside_itself_is_a_tie(demo: Path, tmp_path: Path) -> None:
     store = f"storage.uri={demo / 'store'}"
     ran = medvl("compare", "--out", str(tmp_path), "demo", "demo/latest", store, "report.resamples=1000")
@@ -66,7 +66,7 @@ def test_a_run_beside_itself_is_a_tie(demo: Path, tmp_path: Path) -> None:
     assert made["lineage"]["changes"]["settings"] == []
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_manifest_names_files_that_are_there(demo: Path) -> None:
     storage = LocalStorage(demo / "store")
     prefixes = [key.removesuffix("/manifest.json") for key in storage.list_keys("") if key.endswith("/manifest.json")]
@@ -79,7 +79,7 @@ def test_every_manifest_names_files_that_are_there(demo: Path) -> None:
             assert (path.stat().st_size, sha256_file(path)) == (entry.bytes, entry.sha256)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_adapter_has_what_the_tutorial_makes(demo: Path) -> None:
     (folder,) = (demo / "store" / "adapters").iterdir()
     names = {path.name for path in folder.iterdir()}
@@ -91,7 +91,7 @@ def test_the_adapter_has_what_the_tutorial_makes(demo: Path) -> None:
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) / 3
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_predictions_are_scored_with_the_incumbents_keys(demo: Path) -> None:
     for folder in (demo / "store" / "predictions").iterdir():
         made = json.loads((folder / "predict_results.json").read_text())
@@ -103,7 +103,7 @@ def test_predictions_are_scored_with_the_incumbents_keys(demo: Path) -> None:
         assert not list(folder.glob("*.effort.json"))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_stage_has_said_how_it_was(demo: Path) -> None:
     """`medvl status` and `medvl logs` know the store and the name of the run, and nothing else."""
     where = (f"storage.uri={demo / 'store'}", "name=demo")
@@ -125,7 +125,7 @@ def test_every_stage_has_said_how_it_was(demo: Path) -> None:
     )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_second_run_has_nothing_to_do(demo: Path) -> None:
     config = str(demo / "data" / "run.yaml")
     plan = medvl("run", "--config", config, "--dry-run").stdout.splitlines()
@@ -140,7 +140,7 @@ def test_a_second_run_has_nothing_to_do(demo: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (demo / "store").rglob("manifest.json")} == before
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_an_adapter_of_another_base_is_refused(demo: Path, tmp_path: Path) -> None:
     """The same shape, other weights: PEFT would load it without a word."""
     (folder,) = (demo / "store" / "adapters").iterdir()

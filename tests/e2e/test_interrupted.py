@@ -30,13 +30,13 @@ def in_store(storage: Storage, *parts: str) -> Callable[[], bool]:
 def stop_when(condition: Callable[[], bool], words: tuple[str, ...], number: int, log: Path) -> int:
     """Start a run, send it a signal when the store looks so, and return how it ended."""
     with start(*words, log=log) as run:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not condition():
             assert run.poll() is None, f"it ended before:\n{log.read_text()}"
             assert time.monotonic() < deadline, f"it never came so far:\n{log.read_text()}"
             time.sleep(0.02)
         run.send_signal(number)
-        return run.wait(timeout=120)
+        return run.wait(timeout=300)
 
 
 def in_training(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def in_training(settings: tuple[str, ...]) -> dict[str, Any]:
     return dict(train)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_again_and_again(config: Path, s3_settings: StorageSettings, tmp_path: Path) -> None:
     where = (
         f"storage.uri={s3_settings.uri}",
@@ -55,11 +55,12 @@ def test_a_run_that_is_killed_again_and_again(config: Path, s3_settings: Storage
         "storage.region=us-east-1",
         "storage.path_style=true",
     )
-    small = (*SMALL, "train.lora.dropout=0.1")  # what is dropped must be the same after a resume, too
+    # Three epochs, whose end a signal precedes on a busy machine, too; what is dropped must be the same after it.
+    small = (*SMALL, "train.epochs=3", "train.lora.dropout=0.1")
     words = ("run", "--config", str(config), *small, *where)
     storage, log = open_storage(s3_settings), tmp_path / "log"
     assert stop_when(in_store(storage, "prepared/", ".parquet"), words, signal.SIGKILL, log) == -signal.SIGKILL
-    assert stop_when(in_store(storage, "/step-000003/manifest.json"), words, signal.SIGTERM, log) == 143
+    assert stop_when(in_store(storage, "/checkpoints/", "/manifest.json"), words, signal.SIGTERM, log) == 143
     assert "start the same command again: it resumes from there" in log.read_text()
     train = in_training(words[1:])
     assert (train["state"], train["status"]["attempt"]) == ("stopped", 1)

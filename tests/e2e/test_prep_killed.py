@@ -50,14 +50,18 @@ def parts(store: Path) -> int:
 
 
 def wait_for(store: Path, count: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while parts(store) < count:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.002)
 
 
 def children(process: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    """None of one that has just ended."""
+    try:
+        return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def workers(run: int) -> list[int]:
@@ -81,7 +85,7 @@ def test_killed_again_and_again(source: Path, clean: dict[str, str], tmp_path: P
         below = workers(run.pid)
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while any(map(is_alive, below)):
             assert time.monotonic() < deadline, "a worker outlived its parent"
             time.sleep(0.01)
@@ -94,7 +98,7 @@ def test_sigterm_stops_at_once_and_keeps_what_is_finished(source: Path, clean: d
     run = start(*words(source, store), log=log)
     wait_for(store, 2, log)
     run.send_signal(signal.SIGTERM)
-    assert run.wait(timeout=30) == 143
+    assert run.wait(timeout=300) == 143
     assert "what is finished is kept" in log.read_text()
     assert parts(store) >= 2
     medvl(*words(source, store))
@@ -106,9 +110,9 @@ def test_sigterm_in_the_middle_of_a_row_is_not_taken_for_a_bad_row(source: Path,
     for number in range(6):
         store, log = tmp_path / f"store-{number}", tmp_path / "log"
         run = start(*words(source, store)[:-1], "prep.workers=1", log=log)
-        wait_for(store, 1 + 2 * number, log)
+        wait_for(store, 1 + number, log)
         run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=30) == 143, log.read_text()
+        assert run.wait(timeout=300) == 143, log.read_text()
         refused = [row for path in store.glob("prepared/*/parts/*/quarantine.parquet") for row in quarantined(path)]
         assert {row["reason"] for row in refused} <= {"caption_empty", "duplicate_id"}
 
@@ -122,7 +126,7 @@ def test_a_worker_that_is_killed_is_worth_another_try(source: Path, clean: dict[
     run = start(*words(source, store), log=log)
     wait_for(store, 1, log)
     os.kill(workers(run.pid)[0], signal.SIGKILL)
-    assert run.wait(timeout=60) == 75, log.read_text()
+    assert run.wait(timeout=300) == 75, log.read_text()
     assert "a worker was killed" in log.read_text()
     medvl(*words(source, store))
     assert hashes(LocalStorage(store)) == clean
@@ -138,10 +142,10 @@ def test_seven_pods_at_once_of_which_one_is_killed(source: Path, clean: dict[str
 
     pods = [pod(index) for index in range(7)]
     os.kill(pods[3].pid, signal.SIGKILL)
-    assert [each.wait(timeout=120) for each in pods].count(-signal.SIGKILL) == 1, log.read_text()
+    assert [each.wait(timeout=300) for each in pods].count(-signal.SIGKILL) == 1, log.read_text()
     assert not list(store.glob("prepared/*/manifest.json")), "one share is missing"
     before = {path: path.read_bytes() for path in store.glob("prepared/*/parts/*/manifest.json")}
-    assert pod(3).wait(timeout=60) == 0, log.read_text()
+    assert pod(3).wait(timeout=300) == 0, log.read_text()
     assert {path: path.read_bytes() for path in before} == before, "the parts of the others are not made again"
     assert len(before) < parts(store) == 16
     assert hashes(LocalStorage(store)) == clean
@@ -172,13 +176,13 @@ def test_archives_killed_and_started_twice(tmp_path: Path) -> None:
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
     both = [start(*command(store), log=log) for _ in range(2)]
-    assert [each.wait(timeout=120) for each in both] == [0, 0], log.read_text()
+    assert [each.wait(timeout=300) for each in both] == [0, 0], log.read_text()
     assert hashes(LocalStorage(store)) == hashes(LocalStorage(clean))
 
 
 def test_two_at_once_make_one(source: Path, clean: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
     runs = [start(*words(source, store), log=tmp_path / f"log-{number}") for number in range(2)]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
     assert hashes(LocalStorage(store)) == clean
     assert len(list(store.glob("prepared/*/manifest.json"))) == 1

@@ -28,7 +28,7 @@ TINY = (
 )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_tutorials_run_with_experts_is_interrupted_and_whole(tmp_path: Path) -> None:
     words = ("--config", str(build_sample(tmp_path / "sample", rows=80)), *TINY)
     once, often = tmp_path / "once", tmp_path / "often"
@@ -36,13 +36,13 @@ def test_the_tutorials_run_with_experts_is_interrupted_and_whole(tmp_path: Path)
     medvl("train", *words, f"storage.uri={once}")
 
     with start("run", *words, f"storage.uri={often}", log=tmp_path / "log") as run:
-        deadline = time.monotonic() + 240
-        while not list(often.glob("adapters/*/checkpoints/step-000003/manifest.json")):
+        deadline = time.monotonic() + 600
+        while not list(often.glob("adapters/*/checkpoints/*/manifest.json")):
             assert run.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.02)
         run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=120) == 143
+        assert run.wait(timeout=300) == 143
     assert "resuming from the checkpoint of step" in medvl("run", *words, f"storage.uri={often}").stderr
 
     (adapter,) = often.glob("adapters/*")
