@@ -35,7 +35,7 @@ WORDS = {5: "A", 6: " CT", 7: " scan", 2: "<|im_end|>"}
 
 
 def settings(**server: Any) -> RunSettings:
-    asked = {"timeout_seconds": 20.0, "retries": 1, **server}
+    asked = {"timeout_seconds": 60.0, "retries": 1, **server}
     return RunSettings(
         model=tiny_model.MODEL.model_copy(update={"threads": 1}),
         eval=EvalSettings(engine="openai", max_new_tokens=8, server=ServerSettings(**asked)),
