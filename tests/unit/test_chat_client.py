@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -35,7 +36,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(server: Server, body: dict[str, Any] = QUESTION, **settings: Any) -> dict[str, Any]:
-    client = ChatClient(server.url, ServerSettings(**{"retries": 3, "timeout_seconds": 5.0, **settings}))
+    client = ChatClient(server.url, ServerSettings(**{"retries": 3, "timeout_seconds": 60.0, **settings}))
     try:
         return client.ask(body)
     finally:
@@ -209,13 +210,13 @@ def test_no_server_at_all() -> None:
     assert "start again" in caught.value.remedy
 
 
-def test_an_answer_that_takes_too_long_is_asked_again() -> None:
+def test_an_answer_that_takes_too_long_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        openai_server.running(seconds=2.0) as server,
+        openai_server.running(seconds=30.0) as server,
         pytest.raises(TryAgainError, match=r"no answer in time \(ReadTimeout\)"),
     ):
         ask(server, timeout_seconds=0.2, retries=1)
-    assert len(server.asked) == 2
+    assert caplog.text.count("no answer in time (ReadTimeout); again in") == 1
 
 
 def test_a_redirect_is_no_answer() -> None:
@@ -232,8 +233,9 @@ def test_retry_after_is_waited_for(form: str, caplog: pytest.LogCaptureFixture) 
     started = datetime.now(UTC)
     with openai_server.running(faults=[lambda: error(429, "slow down", Retry_After=value)]) as server:
         ask(server)
-    assert 0.9 <= (datetime.now(UTC) - started).total_seconds() < 4.0
-    assert "429: slow down; again in" in caplog.text
+    assert (datetime.now(UTC) - started).total_seconds() >= 0.9
+    (pause,) = re.findall(r"429: slow down; again in ([\d.]+) s", caplog.text)
+    assert float(pause) <= 2.2
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", None), ("7", 7.0), ("-1", 0.0), ("soon", None), ("0.5", 0.5)])

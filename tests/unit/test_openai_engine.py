@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from medvl_jobs.contracts.records import Prediction, read_predictions
 from medvl_jobs.errors import AccessDeniedError, DataError, MissingInputError, TryAgainError
 from medvl_jobs.eval.engines.base import Answer
 from medvl_jobs.eval.engines.open import open_engine
-from medvl_jobs.eval.engines.openai import OpenAIEngine, in_flight
+from medvl_jobs.eval.engines.openai import OpenAIEngine, _taken
 from medvl_jobs.eval.predict import Outcome, Predictor
 from medvl_jobs.eval.questions import questions
 from medvl_jobs.eval.server import client as client_module
@@ -39,7 +40,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_settings(url: str, *, system: str | None = None, **server: Any) -> RunSettings:
-    asked = {"url": url, "canary": 0, "retries": 2, "timeout_seconds": 10.0, "concurrency": 4, **server}
+    asked = {"url": url, "canary": 0, "retries": 2, "timeout_seconds": 60.0, "concurrency": 4, **server}
     evaluation = EvalSettings(engine="openai", max_new_tokens=99, flush_every=4, server=ServerSettings(**asked))
     return RunSettings(model=tiny_model.MODEL, prompt=PromptSettings(system=system), eval=evaluation)
 
@@ -108,7 +109,13 @@ def test_so_many_are_under_way_and_no_more_are_read() -> None:
             read.append(number)
             yield picture
 
-    with openai_server.running(seconds=0.1, say=numbered) as server:
+    together = threading.Barrier(4)
+
+    def say(model: str, image: bytes) -> str:
+        together.wait(60)
+        return numbered(model, image)
+
+    with openai_server.running(say=say) as server:
         engine = open_engine(run_settings(server.url, concurrency=4), None, "What is it?")
         stream = engine.answers(images())
         next(stream)
@@ -201,23 +208,11 @@ def test_a_wrong_key_ends_it(tmp_path: Path) -> None:
 
 
 def test_what_is_finished_when_one_fails_is_still_given() -> None:
-    failed, done = threading.Event(), threading.Event()
-
-    def ask(image: bytes) -> bytes:
-        if image == b"bad":
-            failed.set()
-            raise TryAgainError("gone")
-        if image == b"late":
-            failed.wait()
-            time.sleep(0.1)
-            done.set()
-        return image
-
-    stream = in_flight(ask, [b"1", b"bad", b"late"], 3)
-    assert next(stream) == (0, b"1")
-    done.wait()
-    time.sleep(0.1)
-    assert next(stream) == (2, b"late")
+    done: queue.SimpleQueue[tuple[int, bytes | BaseException]] = queue.SimpleQueue()
+    for finished in ((1, TryAgainError("gone")), (2, b"late"), (3, DataError("another")), (0, b"early")):
+        done.put(finished)
+    stream = _taken(done)
+    assert [next(stream), next(stream)] == [(2, b"late"), (0, b"early")]
     with pytest.raises(TryAgainError, match="gone"):
         next(stream)
 
