@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from browser import chromium
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
+
+expect.set_options(timeout=120_000)  # milliseconds: five seconds are too few for a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def images() -> None:
 
 
 def podman(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["podman", *map(str, words)], capture_output=True, text=True, check=False, timeout=540)
+    return subprocess.run(["podman", *map(str, words)], capture_output=True, text=True, check=False, timeout=1500)
 
 
 def run(image: str, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -136,7 +136,7 @@ def in_bucket(
     podman("rm", "--force", "--ignore", name)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_pipeline(in_bucket: tuple[str, ...], s3_settings: StorageSettings, tmp_path: Path) -> None:
     """A stage is an image. train is told to stop on its way, and goes on from its checkpoint."""
     small = (*SMALL, "train.epochs=4")  # so long that SIGTERM comes before its end on a busy machine, too
@@ -169,8 +169,8 @@ def stop_after_a_checkpoint(in_bucket: tuple[str, ...], words: tuple[str, ...], 
     name = in_bucket[0].partition("=")[2]
     started = podman("run", "--detach", *LOCAL, *RESTRICTED, *in_bucket, "localhost/medvl-train:cpu", "train", *words)
     assert started.returncode == 0, started.stderr
-    deadline = time.monotonic() + 240
-    while not any("/step-000003/manifest.json" in key for key in open_storage(store).list_keys("")):
+    deadline = time.monotonic() + 600
+    while not any("/checkpoints/" in key and "/manifest" in key for key in open_storage(store).list_keys("")):
         assert podman("inspect", "--format={{.State.Status}}", name).stdout.strip() == "running", podman("logs", name)
         assert time.monotonic() < deadline, podman("logs", name)
         time.sleep(0.2)
