@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from medvl_jobs.train.lora import add_lora
 from medvl_jobs.train.preflight import examples as of_examples
 from medvl_jobs.train.preflight import gpus, libraries, machine
 from medvl_jobs.train.preflight import model as of_model
+from medvl_jobs.train.preflight.checks import Preflight
 from medvl_jobs.train.preflight.findings import Finding, merged, require, table
 from medvl_jobs.train.preflight.prompt import caption_findings, template_finding
 from medvl_jobs.train.ranks import Ranks
@@ -260,7 +262,8 @@ def test_memory_against_the_estimate() -> None:
 def test_disk_and_shared_memory(tmp_path: Path) -> None:
     assert machine.disk_finding(tmp_path, 10, 9).verdict == "refused"
     assert machine.disk_finding(tmp_path, 1).verdict == "ok"
-    assert machine.disk_bytes(100, 10, 2) == 200 + 4 * 120
+    assert machine.disk_bytes(100, 120, 2) == 200 + 4 * 120
+    assert [machine.checkpoint_bytes(10, *each) for each in ((0, 2), (2, 2), (3, 4))] == [120, 180, 200]
     assert machine.shared_memory_finding(10, 9).verdict == "refused"
     assert [machine.shared_memory_finding(*each).verdict for each in ((9, 9), (0, 0), (9, None))] == ["ok"] * 3
 
@@ -566,3 +569,13 @@ def test_a_check_of_two_processes(prepared: tuple[str, ...], monkeypatch: pytest
         monkeypatch.setenv(name, value)
     ran = medvl("train", "--check", *prepared)
     assert ran.stdout.count("2 processes over gloo") == 1
+
+
+def test_the_disk_is_looked_at_again_when_the_stage_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of DeepSpeed are half as large again."""
+    preflight = Preflight(settings(), open_storage(StorageSettings(uri=str(tmp_path))))
+    preflight.scratch, preflight.trained = tmp_path, 1000
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
+    assert [each.verdict for each in (*preflight._disk(0, 0), *preflight._disk(0, 2))] == ["ok", "refused"]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Preflight(settings(), preflight.storage)._disk(10**9, 0) == []  # the first process has looked for both

@@ -42,16 +42,16 @@ class Preflight:
         self.topology = read_topology()
         self.ranks = Ranks()
         self.findings: list[Finding] = []
+        self.scratch, self.trained = Path(), 0  # the folder and the trained parameters, once `alone` is told
 
     def alone(self, prepared_key: str, scratch: Path) -> None:
         """Before the processes join, and before anything large is read: libraries, GPUs, the adapter, disk, store."""
         self._add(library_findings(installed(PACKAGES), self.settings))
         self._add(gpus.gpu_findings(gpus.read_machine(), self.topology.processes, self.settings))
-        lora, trained = of_model.planned_lora_finding(self.settings.model, self.settings.train.lora)
+        lora, self.trained = of_model.planned_lora_finding(self.settings.model, self.settings.train.lora)
         self._add([lora, machine.store_finding(self.storage)])
-        if self.topology.local_rank in {None, 0}:  # for all processes of this machine
-            needed = machine.disk_bytes(self._split_bytes(prepared_key), trained, self.topology.processes)
-            self._add([machine.disk_finding(scratch, needed)])
+        self.scratch = scratch
+        self._add(self._disk(self._split_bytes(prepared_key), 0))
 
     def joined(self, ranks: Ranks) -> None:
         """Once the processes have joined: whether they reach each other."""
@@ -65,7 +65,8 @@ class Preflight:
         ``zero``: the stage in force, as `resolve_zero` gives it.
         """
         self._add_of_all(lambda: of_examples.data_findings(examples, schedule, self.ranks.rank))
-        self._add_of_all(lambda: [self._memory(examples, zero), self._shared_memory(schedule)])
+        # The split is there by now, and DeepSpeed's checkpoints are the larger ones.
+        self._add_of_all(lambda: [self._memory(examples, zero), self._shared_memory(schedule), *self._disk(0, zero)])
 
     def model(self, model: nn.Module) -> None:
         """Once the model is there, with its adapter and before the Trainer wraps it: what of it is in force."""
@@ -105,8 +106,19 @@ class Preflight:
         return gpus.memory_finding(needed, gpus.read_machine().gpus[device], torch.cuda.mem_get_info(device)[0])
 
     def _shared_memory(self, schedule: Schedule) -> Finding:
-        element_bytes = torch.finfo(getattr(torch, self.settings.model.dtype)).bits // 8
         processes = self.topology.processes
         workers = processes * worker_count(self.settings.train, processes)
-        needed = of_examples.shared_memory_bytes(schedule, element_bytes, workers)
+        needed = of_examples.shared_memory_bytes(schedule, self._element_bytes, workers)
         return machine.shared_memory_finding(needed, machine.free_shared_memory())
+
+    def _disk(self, split_bytes: int, zero: Zero) -> list[Finding]:
+        """By one process for all of this machine."""
+        if self.topology.local_rank not in {None, 0}:
+            return []
+        checkpoint = machine.checkpoint_bytes(self.trained, zero, self._element_bytes)
+        needed = machine.disk_bytes(split_bytes, checkpoint, self.topology.processes)
+        return [machine.disk_finding(self.scratch, needed)]
+
+    @property
+    def _element_bytes(self) -> int:
+        return torch.finfo(getattr(torch, self.settings.model.dtype)).bits // 8

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from medvl_jobs.errors import MedvlError, TryAgainError
 from medvl_jobs.storage.base import Storage
 from medvl_jobs.storage.probe import probe
+from medvl_jobs.train.planner.setup import FULL, Zero
 from medvl_jobs.train.preflight.findings import Finding
 from medvl_jobs.train.ranks import Ranks
 
@@ -60,13 +61,21 @@ def disk_finding(scratch: Path, needed_bytes: int, free_bytes: int | None = None
     return Finding("disk", said)
 
 
-def disk_bytes(split_bytes: int, trained_parameters: int, processes: int) -> int:
+def disk_bytes(split_bytes: int, checkpoint: int, processes: int) -> int:
     """What ``processes`` of one machine write into scratch: each its copy of the train split, the first checkpoints.
 
-    A checkpoint holds the adapter and AdamW's two moments in float32. Each process fetches the one that it resumes
-    from; then there are two more at most: the next while it is being written, and one on its way to the store.
+    Each process fetches the one that it resumes from; then there are two more at most: the next while it is being
+    written, and one on its way to the store.
     """
-    return processes * split_bytes + (processes + 2) * (3 * 4 * trained_parameters)
+    return processes * split_bytes + (processes + 2) * checkpoint
+
+
+def checkpoint_bytes(trained_parameters: int, zero: Zero, element_bytes: int) -> int:
+    """The adapter and AdamW's two moments in float32.
+
+    DeepSpeed adds the weights that it steps with, in float32, and those that it computes with, ``element_bytes`` each.
+    """
+    return trained_parameters * (3 * FULL if zero == 0 else 4 * FULL + element_bytes)
 
 
 def shared_memory_finding(needed_bytes: int, free_bytes: int | None) -> Finding:
