@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
+from transformers import modeling_flash_attention_utils as flash
 
 from medvl_jobs.errors import DataError
 from medvl_jobs.model.checkpoint import load_model
@@ -134,6 +136,17 @@ def test_packed_examples_do_not_see_each_other(renderer: PromptRenderer, example
     packed.backward()
     assert packed.item() == pytest.approx(padded.item(), rel=1e-5)
     torch.testing.assert_close(gradients(model), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_flash_attention_finds_where_packed_examples_begin(renderer: PromptRenderer, examples: list[Encoded]) -> None:
+    """It needs a GPU; what transformers cuts a row into for it does not."""
+    positions = packed_batch(examples, renderer.merge_size)["position_ids"][0]
+    assert flash._is_packed_sequence(positions, batch_size=1)
+    (starts, _), (longest, _) = flash.prepare_fa_kwargs_from_position_ids(positions)
+    assert starts.tolist() == [0, *accumulate(len(each) for each in examples)]
+    assert longest == max(len(each) for each in examples)
+    alone = packed_batch(examples[:1], renderer.merge_size)["position_ids"][0]
+    assert not flash._is_packed_sequence(alone, batch_size=1)
 
 
 def test_a_packed_batch_that_would_leak_is_refused(renderer: PromptRenderer, examples: list[Encoded]) -> None:
