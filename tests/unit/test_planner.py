@@ -20,7 +20,7 @@ from medvl_jobs.storage.local import LocalStorage
 from medvl_jobs.storage.open import open_storage
 from medvl_jobs.train.planner import job, speed
 from medvl_jobs.train.planner.activations import expert_copies
-from medvl_jobs.train.planner.choose import choose, estimates, nearest, stage_for
+from medvl_jobs.train.planner.choose import choose, estimates, nearest, refusal, stage_for
 from medvl_jobs.train.planner.gpus import GPUS
 from medvl_jobs.train.planner.memory import memory
 from medvl_jobs.train.planner.setup import Setup, Workload
@@ -176,6 +176,11 @@ def test_a_larger_gpu_then_offload_and_sometimes_there_is_none() -> None:
     with pytest.raises(SettingsError, match="needs") as refused:
         job.Plan(wide, GPUS["H800"], estimates(wide, GPUS["H800"], 0.25), None).require()
     assert refused.value.remedy == "train a smaller model"
+    for model, remedy in (
+        (ModelSettings(attention="eager"), "set model.attention=sdpa"),
+        (ModelSettings(dtype="float32"), "set model.dtype=bfloat16"),
+    ):
+        assert refusal(replace(wide, model=model), h800, "H800").remedy.startswith(remedy)
 
 
 # ------------------------------------------------------------------------------------------------------------ the shell

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medvl_jobs.errors import SettingsError
+from medvl_jobs.settings.model import ModelSettings
 from medvl_jobs.settings.train import TrainSettings
 from medvl_jobs.train.planner.gpus import GPUS, Gpu
 from medvl_jobs.train.planner.memory import Memory, memory
@@ -82,8 +83,17 @@ def refusal(setup: Setup, gpu_memory_bytes: int, gpu: str) -> SettingsError:
         f"the training needs {least / 1e9:.1f} GB on each GPU, and this {gpu} has {gpu_memory_bytes / 1e9:.1f}",
         where=f"{setup.largest_batch} tokens in a forward pass, examples of up to {setup.work.longest_tokens}, "
         f"{setup.gpus} × {gpu}",
-        remedy=f"the nearest that fits: {' '.join(words)}" if words else "train a smaller model",
+        remedy=f"the nearest that fits: {' '.join(words)}" if words else _without_training(setup.model),
     )
+
+
+def _without_training(model: ModelSettings) -> str:
+    """What to change where no setting of the training helps."""
+    if model.attention == "eager":
+        return "set model.attention=sdpa, which keeps no scores, and plan again"
+    if model.dtype == "float32":
+        return "set model.dtype=bfloat16, which takes half of it, and plan again"
+    return "train a smaller model"
 
 
 def nearest(setup: Setup, gpu_memory_bytes: int) -> tuple[str, ...] | None:
