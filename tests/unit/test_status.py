@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,7 +248,7 @@ def test_watching_ends_with_the_report_and_bears_a_store_that_is_away(
         raise TryAgainError("S3 does not answer")
 
     with monkeypatch.context() as clock:
-        clock.setattr(status.time, "sleep", pause)
+        clock.setattr(status, "time", SimpleNamespace(sleep=pause))
         shown = list(status.texts(made.settings, made.storage, watch=True))
     assert len(shown) == 3
     assert "1/2 steps" in shown[1]
@@ -261,7 +262,7 @@ def test_watching_a_run_that_has_written_nothing_but_its_settings(made: Made, mo
         made.say("report", "done")
 
     made.storage.delete(f"{made.prefix}/plan.json")
-    monkeypatch.setattr(status.time, "sleep", pause)
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=pause))
     shown = list(status.texts(made.settings, made.storage, watch=True))
     assert ["report " in text for text in shown] == [False, True]
 
@@ -276,7 +277,7 @@ def test_a_bar_that_is_drawn_over_is_followed_line_by_line(made: Made, monkeypat
         yield
 
     told = story()
-    monkeypatch.setattr(logs.time, "sleep", lambda _: next(told))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=lambda _: next(told)))
     monkeypatch.setattr(logs, "datetime", type("Then", (), {"now": staticmethod(lambda _: NOW)}))
     assert list(logs.texts(made.settings, made.storage, ["train"], follow=True)) == ["one\n", "100%\nthe end"]
 
@@ -291,7 +292,7 @@ def test_following_prints_each_line_once(made: Made, monkeypatch: pytest.MonkeyP
         yield
 
     told = story()
-    monkeypatch.setattr(logs.time, "sleep", lambda _: next(told))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=lambda _: next(told)))
     monkeypatch.setattr(logs, "datetime", type("Then", (), {"now": staticmethod(lambda _: NOW)}))
     assert list(logs.texts(made.settings, made.storage, ["train"], follow=True)) == [
         "one\ntwo\n",

@@ -46,7 +46,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(tracking.time, "monotonic", lambda: found.now)
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: found.now))
     return found
 
 
