@@ -130,7 +130,7 @@ class Release:
 
         return self.cluster.wait("a coordinator that runs", look)
 
-    def finish(self, timeout: float = 240) -> str:
+    def finish(self, timeout: float = 900) -> str:
         """Wait until the coordinator's Job is complete; returns what its pods said."""
         job = self.coordinator
         done = self.cluster.wait_for_condition("job", job, "Complete", "Failed", timeout=timeout)
@@ -138,7 +138,7 @@ class Release:
         assert condition(done, "Complete"), f"{said}\n{self.cluster.state()}"
         return said
 
-    def fail(self, timeout: float = 120) -> str:
+    def fail(self, timeout: float = 600) -> str:
         """Wait until the coordinator's Job has failed; returns what its pods said."""
         done = self.cluster.wait_for_condition("job", self.coordinator, "Complete", "Failed", timeout=timeout)
         said = self.said()
@@ -160,11 +160,11 @@ class Release:
         """The stages that have children, sorted."""
         return sorted(child["metadata"]["labels"]["medvl.io/stage"] for child in self.children())
 
-    def wait_for_child(self, stage: str, timeout: float = 90) -> Json:
+    def wait_for_child(self, stage: str, timeout: float = 400) -> Json:
         """The newest child of a stage, once it is there."""
         return self.cluster.wait(f"a child of {stage}", lambda: self.children(stage), timeout)[-1]
 
-    def wait_to_say(self, text: str, timeout: float = 90) -> str:
+    def wait_to_say(self, text: str, timeout: float = 400) -> str:
         """The coordinator's log, once the text is in it."""
 
         def look() -> str | None:

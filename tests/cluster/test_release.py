@@ -20,6 +20,7 @@ from medvl_jobs.pipeline.runs import find_run
 from medvl_jobs.pipeline.status import look
 from medvl_jobs.settings.run import load_settings
 
+pytestmark = pytest.mark.timeout(1800)
 STAGES = ["eval-base", "eval-tuned", "eval-tuned-shuffled", "prep", "report", "train"]
 
 
@@ -140,8 +141,10 @@ def test_other_data_makes_all_anew_and_an_uninstall_leaves_the_store(
     pod = f"{release.wait_for_child('train')['metadata']['name']}-master-0"
     cluster.wait_for_log(pod, '{"step": 3')
     kubectl = cluster.start_kubectl("logs", "-f", pod)
+    assert kubectl.stdout is not None
+    assert kubectl.stdout.readline(), "it follows"
     cluster.helm("uninstall", release.name, major=3)
-    log, _ = kubectl.communicate(timeout=60)
+    log, _ = kubectl.communicate(timeout=400)
     assert "stopped by SIGTERM at step" in log
     for kind in ("job", "pytorchjob", "pod", "configmap", "lease"):
         cluster.wait(f"no {kind}", lambda kind=kind: not cluster.all(kind))  # type: ignore[misc]

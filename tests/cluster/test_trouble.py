@@ -18,6 +18,7 @@ from cluster.release import INPUTS, SECRET, Release, store, upload_inputs
 from medvl_jobs.errors import TryAgainError
 from medvl_jobs.storage.base import Storage
 
+pytestmark = pytest.mark.timeout(1800)
 COORDINATOR = "app.kubernetes.io/component=coordinator"
 
 
@@ -200,8 +201,8 @@ def test_an_image_that_cannot_be_pulled(release: Release, copied: Callable[..., 
     release.cluster.kubelet.unpullable.add("*prep:nowhere*")
     release.install({"coordinator": {"giveUpAfterSeconds": 2}, "images": {"prep": {"tag": "0.1.0"}}})
     release.finish()
-    release.upgrade({"images": {"eval": {"tag": "nowhere"}}, "run": {"eval": {"max_new_tokens": 9}}})
     release.cluster.kubelet.unpullable.add("*eval:nowhere*")
+    release.upgrade({"images": {"eval": {"tag": "nowhere"}}, "run": {"eval": {"max_new_tokens": 9}}})
     release.wait_to_say("ImagePull")
     release.fail()
     words = last_words(release)
