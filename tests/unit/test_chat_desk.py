@@ -30,7 +30,7 @@ def said(events: list[Event], side: str) -> str:
 
 
 async def until(what: Callable[[], object]) -> None:
-    for _ in range(400):
+    for _ in range(12_000):
         if what():
             return
         await asyncio.sleep(0.01)
@@ -39,7 +39,7 @@ async def until(what: Callable[[], object]) -> None:
 
 async def once_free(desk: Desk) -> list[Event]:
     """The answers to a question that is asked again while the desk is busy: a thread gives its place up as it ends."""
-    for _ in range(400):
+    for _ in range(12_000):
         try:
             return await all_of(desk, [])
         except BusyError:
