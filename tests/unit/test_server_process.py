@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_model
+from ports import free_port
 
 from medvl_jobs.errors import GaveUpError, MissingInputError, SettingsError, TryAgainError
 from medvl_jobs.eval.server import process as module
 from medvl_jobs.eval.server.command import Served, command_line
-from medvl_jobs.eval.server.process import ServerProcess, free_port
+from medvl_jobs.eval.server.process import ServerProcess
 from medvl_jobs.eval.server.start import longest
 from medvl_jobs.settings.eval import EvalSettings
 from medvl_jobs.settings.run import RunSettings
@@ -90,8 +92,15 @@ def child(tmp_path: Path) -> int:
     return int((tmp_path / "child").read_text())
 
 
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def gone(pid: int) -> bool:
-    for _ in range(50):
+    for _ in range(1200):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except FileNotFoundError:
@@ -105,7 +114,7 @@ def gone(pid: int) -> bool:
 def test_it_is_ready_and_ends_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     server = start(tmp_path)
-    server.wait_ready(20)
+    server.wait_ready(120)
     server.watch()
     assert os.getpgid(child(tmp_path)) != os.getpgid(0)
     server.close()
@@ -118,7 +127,7 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.5)
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     server = start(tmp_path, before=ignore, ignores=ignore)
-    server.wait_ready(20)
+    server.wait_ready(120)
     server.close()
     assert gone(child(tmp_path))
 
@@ -127,7 +136,7 @@ def test_a_death_before_it_is_ready_is_for_good(tmp_path: Path) -> None:
     before = "print('ValueError: no room for the cache', flush=True); sys.exit(9)"
     server = start(tmp_path, before=before)
     with pytest.raises(GaveUpError, match=r"ended with 9 before it was ready(.|\n)*no room for the cache") as caught:
-        server.wait_ready(20)
+        server.wait_ready(120)
     assert caught.value.exit_code == 69
     server.close()
     assert gone(child(tmp_path))
@@ -137,9 +146,9 @@ def test_a_death_in_the_middle_is_worth_another_attempt(tmp_path: Path) -> None:
     import httpx2
 
     server = start(tmp_path)
-    server.wait_ready(20)
-    httpx2.get(f"{server.url}/die", trust_env=False)
-    time.sleep(0.3)
+    server.wait_ready(120)
+    httpx2.get(f"{server.url}/die", trust_env=False, timeout=120)
+    server._process.wait(120)
     with pytest.raises(TryAgainError, match=r"ended with 3 in the middle(.|\n)*illegal memory access") as caught:
         server.watch()
     assert caught.value.exit_code == 75
@@ -150,12 +159,14 @@ def test_a_death_in_the_middle_is_worth_another_attempt(tmp_path: Path) -> None:
 def test_a_death_by_a_signal_has_its_name(tmp_path: Path) -> None:
     server = start(tmp_path, before="os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(GaveUpError, match=r"ended with 137 \(SIGKILL\)"):
-        server.wait_ready(20)
+        server.wait_ready(120)
     server.close()
 
 
-def test_a_start_that_takes_too_long(tmp_path: Path) -> None:
-    server = start(tmp_path, before="import time; time.sleep(60)")
+def test_a_start_that_takes_too_long(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    server = start(tmp_path, before="import time; time.sleep(600)")
+    until(lambda: "ready soon" in caplog.text)
     with pytest.raises(TryAgainError, match=r"not ready after 0.5 s(.|\n)*ready soon") as caught:
         server.wait_ready(0.5)
     assert "start_timeout_seconds" in caught.value.remedy
@@ -173,7 +184,8 @@ def test_no_such_program(tmp_path: Path) -> None:
 
 
 JOB = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
 from medvl_jobs.cli import main
 from medvl_jobs.eval.server.process import ServerProcess
 import medvl_jobs.cli as cli
@@ -181,7 +193,7 @@ def stage(arguments, words):
     port, folder, program = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     server = ServerProcess([sys.executable, "-c", program, str(port), folder], port)
     try:
-        server.wait_ready(60)
+        server.wait_ready(300)
         open(folder + "/up", "w").close()
         import time; time.sleep(600)
     finally:
@@ -195,22 +207,16 @@ sys.exit(main(["report"]))
 def test_a_stop_of_the_job_ends_the_server(tmp_path: Path, number: int, code: int) -> None:
     program = SERVES.replace("{before}", "").replace("{ignores}", "")
     job = subprocess.Popen([sys.executable, "-c", JOB, str(free_port()), str(tmp_path), program])
-    for _ in range(300):
-        if (tmp_path / "up").exists():
-            break
-        time.sleep(0.1)
+    until((tmp_path / "up").exists)
     job.send_signal(number)
-    assert job.wait(30) == code
+    assert job.wait(120) == code
     assert gone(child(tmp_path))
 
 
 def test_the_server_does_not_outlive_a_killed_job(tmp_path: Path) -> None:
     program = SERVES.replace("{before}", "open(folder + '/self', 'w').write(str(os.getpid()))").replace("{ignores}", "")
     job = subprocess.Popen([sys.executable, "-c", JOB, str(free_port()), str(tmp_path), program])
-    for _ in range(300):
-        if (tmp_path / "up").exists():
-            break
-        time.sleep(0.1)
+    until((tmp_path / "up").exists)
     job.kill()
     job.wait()
     assert gone(int((tmp_path / "self").read_text()))
