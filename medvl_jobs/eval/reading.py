@@ -18,9 +18,10 @@ Rules of reading, in the order in which they apply (the words are in `lexicon`, 
    Chinese has no plural: a bare 肺 means both lungs, unless a side is named elsewhere.
 6. *The region* is spoken of in the sentence that says "region of interest" or "largest", or else in the first one with
    a lesion; up to three sentences go on about it when they begin with "it" or "this region". Structure: the first one
-   named after those words; in Chinese, where the place comes first, or else the last one before the lesion. Position:
-   ``upper left`` before ``left upper part`` before ``upper part``, where the axis that is not mentioned is the middle
-   one. Area: a percentage of the image, or else the first; "less than 1%" is 0.5.
+   named after those words, but not one that it is next to or compared with; in Chinese, where the place comes first, or
+   else the last one before the lesion. Position: ``upper left`` before ``left upper part`` before ``upper part``, where
+   the axis that is not mentioned is the middle one; "the upper part of the liver" is none. Area: a percentage of the
+   image, or else the first; "less than 1%" is 0.5.
 7. *Finding* is the first one claimed, or else the first one denied, as ``no nodule``, or else ``normal`` when the
    answer says that there is no abnormality.
 """
@@ -110,7 +111,7 @@ def _finding(sentences: list[Sentence]) -> Stated | None:
         return min(found, key=lambda each: each[0])[1]
     for sentence in sentences:
         if said := sentence.lexicon.words.normal.search(sentence.text.chars):
-            hedged = bool(sentence.hedged[said.start()])
+            hedged = bool(sentence.hedged[said.end() - 1])
             return _stated(sentence, *said.span(), "finding", NORMAL, hedged)
     return None
 

@@ -15,12 +15,13 @@ from medvl_jobs.eval.traced import Traced
 
 _ASCII = {0x3000: " ", **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}}
 """Full-width forms to ASCII: ``，`` to ``,``, ``％`` to ``%`` …"""
-_SAME_LENGTH = str.maketrans({**_ASCII, 0xFF01: "。", 0xFF1F: "。", 0x3010: "(", 0x3011: ")", 0x2019: "'"})
+_DASHES = dict.fromkeys(range(0x2010, 0x2015), "-")
+_SAME_LENGTH = str.maketrans({**_ASCII, **_DASHES, 0xFF01: "。", 0xFF1F: "。", 0x3010: "(", 0x3011: ")", 0x2019: "'"})
 """… but the Chinese ``！`` and ``？`` to ``。``: no blank follows them to tell the end of a sentence."""
-_HYPHENS = re.compile(r"(?<!\d)[-\u2010-\u2014]|[-\u2010-\u2014](?!\d)")
+_HYPHENS = re.compile(r"(?<![\d%])-|-(?!\d)")
 _MARKDOWN = re.compile(r"[*`_#]")
 _BLANKS = re.compile(r"[^\S\n]+")
-_SENTENCE_END = re.compile(r"(?<!approx)(?<!\bca)[.!?](?=\s|$)|[\n。]")
+_SENTENCE_END = re.compile(r"(?<!approx)(?<!\bca)(?<!\bi\.e)(?<!\be\.g)[.!?](?=\s|$)|[\n。]")
 _HAN, _LATIN = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[a-z]+")
 _STRUCTURES = {structure.name: structure for structure in STRUCTURES}
 

@@ -26,6 +26,9 @@ MISREAD = {
     "胆囊壁增厚，胆囊内可见结石，胰腺未见异常。": "the same; and stones are not in the vocabulary",
     "A fracture was suspected but not found.": 'the denial is behind the "but"',
     "Without nodules, the heart is normal.": "the denial goes on behind the comma, as in a list",
+    "There is an ill-defined area in the left cerebellar hemisphere, which appears hypodense and occupies 5.1% of the "
+    "image in its lower-right part, suggesting a subacute infarct rather than a tumor.": "the place is said first",
+    "这张胸片显示右侧气胸，右肺压缩约30%。纵隔稍向左移位，左肺清晰，未见骨折。": "30% of a lung that has collapsed",
     "Unlike the CT, this is an MRI.": "the first modality that is named",
     "The lung to the left of the heart and the one to the right.": "a side that is said in no usual place",
 }

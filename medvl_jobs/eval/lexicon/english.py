@@ -9,20 +9,22 @@ no transverse plane.
 from __future__ import annotations
 
 _SCAN = (
-    r"(?: (?:contrast enhanced|non contrast|t[12] weighted|plain|chest|brain|head|abdominal))*"
+    r"(?: (?:contrast enhanced|non contrast|t[12] weighted|plain|portable|supine|upright|chest|brain|head|abdominal))*"
     r" (?:views?|projections?|planes?|sections?|slices?|scans?|images?|radiographs?|x ?rays?|cts?|mri?|computed"
     r"|magnetic)"
 )
 """What must follow "frontal" and "lateral" before they mean a view."""
 
 MODALITIES = {
-    "PET": r"pet[/ ]ct|pet(?= (?:scan|image|study|slice))|positron emission tomography",
-    "CT": r"cta?|cts|computed tomograph(?:y|ic)|computeri[sz]ed tomography|cat scan",
-    "MR": r"mr|mri|mra|magnetic resonance|t[12] (?:weighted|flair)|flair",
+    "PET": r"pet[/ ]ct|fdg pet|pet(?= (?:scan|image|study|slice))|positron emission tomography",
+    "CT": r"(?:hr|ce|nc|cb)?ct|cta|cts|computed tomograph(?:y|ic)|computeri[sz]ed tomography|cat scan",
+    "MR": r"mr|mri|mra|magnetic resonance|t[12]wi?|t[12] (?:weighted|flair|images?|sequences?|scans?|views?)|flair"
+    r"|dwi|diffusion weighted",
     "X-ray": r"x ?rays?|radiographs?|radiography|plain films?|cxr|mammogra(?:ms?|phy|phic)",
     "ultrasound": r"ultraso(?:und|nic|nograph(?:y|ic))|sonogra(?:ms?|phy|phic)|echocardiogra(?:ms?|phy)"
     r"|us(?= (?:scan|image))",
-    "histopathology": r"(?:histo)?pathology|histopathologic(?:al)?|histolog(?:y|ic|ical)|h ?(?:&|and) ?e|hematoxylin"
+    "histopathology": r"histopatholog(?:y|ic|ical)|histolog(?:y|ic|ical)|h ?(?:&|and) ?e|hematoxylin"
+    r"|patholog(?:y|ic|ical)(?= (?:slides?|sections?|specimens?|samples?|images?))|digital pathology"
     r"|microscop(?:y|ic)|photomicrographs?|whole slide",
     "fundus": r"(?:colou?r |retinal )fundus|fundus (?:photographs?|photography|images?|photos?)"
     r"|retinal (?:photographs?|images?)",
@@ -45,7 +47,7 @@ BODY_PARTS = {
     "abdomen": r"abdomen|abdominal(?! aorta)",
     "pelvis": r"(?<!renal )pelvis|pelvic",
     "brain": r"brain|intracranial|cranial|cranium|skull|cerebral|cerebrum"
-    r"|(?<!pancreatic )(?<!femoral )(?<!humeral )head(?! of)",
+    r"|(?<!pancreatic )(?<!femoral )(?<!humeral )(?<!radial )head(?! of)",
     "neck": r"(?<!femoral )neck(?! of)",
     "spine": r"(?:cervical|thoracic|lumbar|lumbosacral|whole) spine",
     "breast": r"breasts?|mammogra(?:ms?|phy|phic)",
@@ -65,7 +67,8 @@ FINDINGS = {
     "nodule": r"nodules?|nodular",
     "hemorrhage": r"ha?emorrhages?|ha?emorrhagic|bleed(?:s|ing)?|ha?ematomas?",
     "tumor": r"tumou?rs?|mass(?:es)?(?! effect)|neoplas(?:ms?|tic)|cancers?|(?:adeno)?carcinomas?|gliomas?"
-    r"|glioblastomas?|meningiomas?|metastas[ei]s|metastatic|lymphomas?|malignant cells|malignanc(?:y|ies)",
+    r"|glioblastomas?|meningiomas?|metastas[ei]s|metastatic|lymphomas?|melanomas?|sarcomas?|adenomas?"
+    r"|(?<!non )cancerous|malignant (?:cells|lesions?|growths?|tissue)|malignanc(?:y|ies)",
     "effusion": r"effusions?",
     "fracture": r"fractures?|fractured",
     "pneumonia": r"pneumonias?|consolidations?",
@@ -82,7 +85,8 @@ FINDINGS = {
 }
 
 NORMAL = (
-    r"\bno (?:\w+ ){0,3}?(?:abnormalit(?:y|ies)|abnormal (?:findings?|densit(?:y|ies)|signals?))\b|\bunremarkable\b"
+    r"\b(?:no|without|not (?:show|reveal|demonstrate|depict|display|contain|have)) (?:\w+ ){0,3}?"
+    r"(?:abnormalit(?:y|ies)|abnormal (?:findings?|areas?|regions?|densit(?:y|ies)|signals?))\b|\bunremarkable\b"
     r"|(?<!not )(?<!not a )\bnormal (?:\w+ ){0,2}?(?:study|scan|image|exam|examination|radiograph|x ray|ct|mri?)\b"
     r"|\b(?:study|scan|image|exam|examination|radiograph|x ray|ct|mri?) (?:is|appears|looks)(?: \w+ly)? normal\b"
     r"|\b(?:diagnosis|impression|conclusion|findings?): ?normal\b"
@@ -106,7 +110,7 @@ STRUCTURES: dict[str, str | tuple[str, str]] = {
         r"|(?:upper|middle|lower) lobe(?: of the lung)?(?! of the)"
         rf"|(?:(?<=left )|(?<=right ))apex|{_SIDE_SAID}pulmonary(?: (?:parenchyma|field|lobe))?{_NO_LUNG}{_VESSEL}",
         r"lungs|lung (?:fields|bases|apices|zones)|pulmonary (?:fields|lobes)"
-        r"|(?:upper|middle|lower) lobes(?: of (?:the|both) lungs)?",
+        r"|(?:upper|middle|lower) lobes(?: of (?:the|both) lungs)?(?! of the)",
     ),
     "heart": r"heart|cardiac|(?:left|right) (?:atrium|ventricle)|myocardi(?:um|al)",
     "aorta": r"aorta|aortic",
@@ -118,7 +122,8 @@ STRUCTURES: dict[str, str | tuple[str, str]] = {
     "stomach": rf"stomach|gastric{_VESSEL}",
     "pancreas": r"pancreas|pancreatic",
     "small bowel": r"small (?:bowels?|intestines?)|duoden(?:um|al)|jejun(?:um|al)|ile(?:um|al)",
-    "colon": r"colon|colonic|large (?:bowel|intestine)|ca?ecum|sigmoid|(?:hepatic|splenic) flexure",
+    "colon": r"colon|colonic|colorectal|large (?:bowel|intestine)|ca?ecum|sigmoid(?! sinus)"
+    r"|(?:hepatic|splenic) flexure",
     "spine": rf"(?<!iliac )spine|spinal column|vertebra[es]?|vertebral{_VESSEL}",
     "kidney": (rf"kidney|renal{_VESSEL}", "kidneys"),
     "scapula": (r"scapula|scapular|shoulder blade", r"scapula[es]|shoulder blades"),
@@ -154,7 +159,7 @@ STRUCTURES: dict[str, str | tuple[str, str]] = {
     "lateral ventricle": (r"lateral ventricle", r"lateral ventricles"),
     "rib": ("rib", "ribs"),
     "clavicle": (r"clavicle|collarbone", r"clavicles|collarbones"),
-    "femur": (r"femur|femoral head", r"femurs|femora|femoral heads"),
+    "femur": (r"femur|femoral (?:head|neck|shaft|condyle)", r"femurs|femora|femoral (?:heads|necks|shafts|condyles)"),
 }
 """A paired structure has its words for one, and those for the pair when no side is said: "lungs", "basal ganglia".
 

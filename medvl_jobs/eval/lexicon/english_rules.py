@@ -11,7 +11,10 @@ from medvl_jobs.eval.traced import Piece
 
 # --- sides -------------------------------------------------------------------------------------------------------
 
-_BETWEEN = r"(?:(?:lobes? of the|upper|middle|lower|mid|superior|inferior|anterior|posterior|medial|lateral|dorsal) )*"
+_BETWEEN = (
+    r"(?:(?:lobes? of the|(?:upper|middle|lower|mid|superior|inferior|anterior|posterior|medial|lateral|dorsal)"
+    r"(?:,? and|,? or|,)?) )*"
+)
 SIDES = Sides(
     # Trap: no bare "of the" in between, or the image's "upper left of the lung" would be the patient's left lung.
     before=re.compile(rf"\b(left|right|both|bilateral)(?: sided)? {_BETWEEN}$"),
@@ -43,10 +46,12 @@ _TURN = r"but|only|however|although|though|while|whereas|except|yet"
 DENIAL = Scope(
     after=re.compile(
         r"\b(?:no(?! (?:significant |interval )?(?:change|increase|growth|longer))"
-        r"|without(?! (?:intravenous |iv )?contrast)|nor|neither|absence of|lack(?:s|ing)?(?: of)?|free of|free from"
+        rf"|without(?! (?:intravenous |iv )?contrast)|nor|neither(?: (?:\w+ ){{1,2}}{_SHOW}\w*)?"
+        r"|absence of|lack(?:s|ing)?(?: of)?|free of|free from"
         r"|negative for|rather than|unlikely(?: to be| that)|not likely"
         r"|(?<!to )(?<!not )(?<!cannot )(?<!can't )rules? out|excludes|not (?:an?|any|the)\b"
         rf"|(?:(?:does|do|did|can|could) ?not|(?:doesn|don|didn|can|couldn)'t|not) {_SHOW}\w*)\b"
+        rf"(?:(?: any)?(?: \w+ly)? {_SEEN}\b)?"  # "no visible nodules": it is no verb here, and ends nothing
     ),
     ends=re.compile(
         rf"[;:]|\b(?:{_TURN}|{_VERB}|in|within|on|by|at|along|throughout|involving"
@@ -54,7 +59,8 @@ DENIAL = Scope(
     ),
     # Trap: "not" alone does neither, "the nodule is not calcified" is about a nodule.
     before=re.compile(
-        rf"\b(?:is|are|was|were|be)?(?: ?not|n't)(?: \w+ly)? {_SEEN}\b|\bcannot be {_SEEN}\b"
+        r"(?:\b(?:is|are|was|were|be|has|have|could|can)?(?: ?not|n't)|\bcannot)(?: (?:be|been))?(?: \w+ly)?"
+        rf" {_SEEN}\b"
         r"|\b(?:is|are|was|were) (?:absent|excluded|ruled out|(?:very |highly )?unlikely)\b(?! to)|\babsent\b"
         r"|\b(?:is|are|was|were|has been|have been) (?:\w+ly )?(?:removed|resected)\b"
     ),
@@ -95,10 +101,13 @@ ROWS = {
 COLUMNS = {"left": "left", "right": "right", **dict.fromkeys(("middle", "mid", "center", "central"), "center")}
 _ROW, _COLUMN = "|".join(ROWS), "|".join(COLUMNS)
 _IMAGE = r"(?:image|picture|slice|scan|frame)"
-_PLACE = rf"(?:part|portion|area|region|side|third|half|section|corner|edge|of (?:the|this) {_IMAGE})"
+_PLACE = (
+    r"(?:part|portion|area|region|(?:hand )?side|third|half|section|corner|edge"
+    rf"|(?:quadrant )?of (?:the|this) {_IMAGE})"
+)
 _PERCENT = (
     r"(?P<under>(?:less than|under|below|<) ?)?(?P<low>\d+(?:[.,]\d+)?)"
-    r"(?:(?:-| to | ?% ?to )(?P<high>\d+(?:[.,]\d+)?))? ?(?:%|percent\b|per cent\b)"
+    r"(?:(?: ?%)?(?:-| ?to )(?P<high>\d+(?:[.,]\d+)?))? ?(?:%|percent\b|per cent\b)"
 )
 FRACTIONS = {
     "tenth": 10.0,
@@ -118,11 +127,23 @@ def number(words: str) -> float:
 
 REGION = RegionWords(
     region=re.compile(
-        r"\bregions? of interest\b|\broi\b|\blargest\b|\b(?:marked|annotated|highlighted) (?:area|region)\b"
+        r"\b(?:regions?|areas?) of (?:interest|concern)\b|\broi\b|\blargest\b"
+        r"|\b(?:marked|annotated|highlighted) (?:area|region)\b"
     ),
-    lesion=re.compile(rf"\b(?:lesions?|abnormalit(?:y|ies)|opacit(?:y|ies)|{'|'.join(english.FINDINGS.values())})\b"),
-    goes_on=re.compile(r"\s*(?:it|its|(?:this |the )?(?:area|region|lesion|roi|position|location|size))\b"),
-    neighbour=re.compile(r"\b(?:next to|adjacent to|near|close to|beside|behind|relative to)(?: the| a)? $"),
+    lesion=re.compile(
+        r"\b(?:lesions?|abnormalit(?:y|ies)|opacit(?:y|ies)|(?:affected|abnormal) (?:area|region)s?"
+        rf"|{'|'.join(english.FINDINGS.values())})\b"
+    ),
+    goes_on=re.compile(
+        r"\s*(?:it|its|(?:this |the )?"
+        r"(?:area|region|lesion|roi|mass|nodule|abnormality|opacity|position|location|size))\b"
+    ),
+    neighbour=re.compile(
+        r"\b(?:next to|adjacent to|near|close to|proximity to|beside|behind|relative to|compared (?:to|with)|than|above"
+        r"|below|between|in front of|surrounding|to the (?:left|right) of|(?:compress|displac|abut)\w*"
+        r"|(?:anterior|posterior|superior|inferior|lateral|medial)(?:ly)? to)"
+        r"(?: the| an?)?(?: (?:adjacent|surrounding|neighboring|nearby|normal))* $"
+    ),
     positions=(
         re.compile(r"(?<!upper )(?<!lower )(?<!top )(?<!bottom )\b(?P<column>left|right) center\b"),
         re.compile(rf"\b(?P<row>{_ROW}) (?P<column>{_COLUMN})\b"),
@@ -130,7 +151,9 @@ REGION = RegionWords(
         re.compile(rf"\b(?P<column>left|right) (?P<row>{_ROW}) {_PLACE}\b"),
         re.compile(r"\b(?:mid|middle|center|central) (?P<row>upper|top|lower|bottom)\b"),
         re.compile(
-            rf"\b(?:(?P<row>{_ROW})|(?P<column>left|right)) {_PLACE}\b(?! of the (?:patient|body))|\bcentrally\b"
+            rf"\b(?:(?P<row>{_ROW})|(?P<column>left|right)) {_PLACE}\b(?! of the (?:patient|body)| of(?: the)?  )"
+            # Trap: two blanks are a structure, and the upper part of the liver is a place in the patient.
+            r"|\bcentrally\b"
             r"|\b(?:in|at) the (?:center|middle)\b"
         ),
     ),
@@ -140,6 +163,8 @@ REGION = RegionWords(
         re.compile(rf"{_PERCENT} of (?:the |its |this )?(?:\w+ )?(?:image|area|picture|slice|frame|field|scan|view)\b"),
         re.compile(_PERCENT),
         re.compile(
+            # Trap: the left half of the image is a place.
+            r"(?<!left )(?<!right )(?<!upper )(?<!lower )(?<!top )(?<!bottom )(?<!middle )(?<!central )"
             rf"(?P<under>less than |under )?(?P<low>{'|'.join(FRACTIONS)}) "
             rf"of (?:it\b|(?:the |its |this )?(?:\w+ )?{_IMAGE}\b)"
         ),
@@ -151,17 +176,22 @@ REGION = RegionWords(
 # --- lists of sides and lobes ------------------------------------------------------------------------------------
 
 _PAIR = re.compile(r"\b(?:left(?: and | or |/| & )(?:the )?right|right(?: and | or |/| & )(?:the )?left)\b")
-_NAME = r"(?:frontal|parietal|temporal|occipital)"
+_MIXED_LOBE = re.compile(r"\b(upper|middle|lower) (left|right) (lobes?)\b")
+_NAMES = {stem + end: f"{stem}al" for stem in ("front", "pariet", "tempor", "occipit") for end in ("al", "o")}
+_NAME = rf"(?:{'|'.join(_NAMES)})"
 _LOBE = rf"(?:(?:left|right|both|bilateral) )?{_NAME}"
 _LOBE_LIST = re.compile(
-    rf"\b({_LOBE}(?:(?:, and |, or |, | and | or |/){_LOBE}){{1,6}})"
-    rf"(?: (?:lobes?|cortex|cortices|regions?)\b|(?= {english.LESION_NOUN}\b))"
+    rf"\b({_LOBE}(?:(?:, and |, or |, | and | or |/| |(?<=o)){_LOBE}){{1,6}})"
+    rf"(?: (?:lobes?|cortex|cortices|regions?|areas?|white matter)\b|(?= {english.LESION_NOUN}\b))"
 )
 _SIDE_OR_NAME = re.compile(rf"left|right|both|bilateral|{_NAME}")
 
 
 def _spell_out(match: re.Match[str]) -> Iterator[Piece]:
-    """``right frontal and parietal lobes`` -> ``right frontal lobe, right parietal lobe``; no side means both."""
+    """``right frontal and parietal lobes`` -> ``right frontal lobe, right parietal lobe``; no side means both.
+
+    So is ``right frontoparietal region``.
+    """
     side, start = "both", -1
     words = list(_SIDE_OR_NAME.finditer(match.string, match.start(1), match.end(1)))
     for word in words:
@@ -169,11 +199,16 @@ def _spell_out(match: re.Match[str]) -> Iterator[Piece]:
             side, start = word[0], word.start()
             continue
         yield (
-            f"{side} {word[0]} lobe",
+            f"{side} {_NAMES[word[0]]} lobe" + " " * word[0].endswith("o"),
             start if start >= 0 else word.start(),
             match.end() if word is words[-1] else word.end(),
         )
         start = -1
+
+
+def _side_first(match: re.Match[str]) -> Iterator[Piece]:
+    """``upper left lobe`` -> ``left upper lobe``."""
+    yield f"{match[2]} {match[1]} {match[3]}", *match.span()
 
 
 def _structures() -> dict[str, str]:
@@ -198,5 +233,5 @@ ENGLISH = Lexicon(
     denial=DENIAL,
     hedge=HEDGE,
     region=REGION,
-    rewrites=((_PAIR, "both"), (_LOBE_LIST, _spell_out)),
+    rewrites=((_PAIR, "both"), (_MIXED_LOBE, _side_first), (_LOBE_LIST, _spell_out)),
 )
