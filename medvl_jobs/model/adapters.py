@@ -65,8 +65,9 @@ def check_base(folder: Path, settings: RunSettings) -> None:
 def attach_adapter(model: torch.nn.Module, folder: Path) -> PeftModel:
     """The model with the adapter in ``folder``.
 
-    Raises `SchemaMismatchError` when it was trained on another shape, or has not every weight that its configuration
-    promises: PEFT would leave those at zero, and the result would look like a weak tuned model.
+    Raises `SchemaMismatchError` when it was trained on another shape, has not every weight that its configuration
+    promises, or has some for layers that the model lacks: PEFT would leave those at zero, or out, and the result would
+    look like a weak tuned model.
     """
     remedy = "set model.path to the base that the adapter was trained on (see its README.md)"
     try:
@@ -75,7 +76,11 @@ def attach_adapter(model: torch.nn.Module, folder: Path) -> PeftModel:
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         what = f"the adapter does not fit the base model: {' '.join(str(error).split())[:300]}"
         raise SchemaMismatchError(what, where=str(folder), remedy=remedy) from error
-    if lacking := sorted(set(get_peft_model_state_dict(tuned)) - stored):
+    wanted = set(get_peft_model_state_dict(tuned))
+    if lacking := sorted(wanted - stored):
         what = f"the adapter lacks {len(lacking)} of its weights, the first is {lacking[0]}"
         raise SchemaMismatchError(what, where=str(folder), remedy="use the whole adapter, or train it again")
+    if homeless := sorted(name for name in stored - wanted if ".lora_" in name):
+        what = f"the base model has no place for {len(homeless)} of the adapter's weights, the first is {homeless[0]}"
+        raise SchemaMismatchError(what, where=str(folder), remedy=remedy)
     return tuned

@@ -112,11 +112,11 @@ def read_adapter(folder: Path) -> Adapter:
     if foreign := [name for name, values in _PLAIN.items() if config.get(name) not in values]:
         raise _mismatch(f"the adapter is of another kind: {', '.join(f'{name}={config[name]}' for name in foreign)}")
     weights = load_file(folder / layout.ADAPTER_WEIGHTS)
-    pairs = {
-        _target(name.removesuffix(".lora_A.weight")): (value, weights[name.replace(".lora_A.", ".lora_B.")])
-        for name, value in weights.items()
-        if name.endswith(".lora_A.weight")
-    }
+    modules = [name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")]
+    ends = (".lora_A.weight", ".lora_B.weight")
+    if odd := sorted(set(weights) ^ {f"{module}{end}" for module in modules for end in ends}):
+        raise _mismatch(f"the adapter has {len(odd)} weights too many or too few, such as {odd[0]}")
+    pairs = {_target(module): (weights[module + ends[0]], weights[module + ends[1]]) for module in modules}
     return Adapter(config["lora_alpha"] / config["r"], config["r"], pairs)
 
 

@@ -17,7 +17,7 @@ from medvl_jobs.contracts.manifest import Provenance
 from medvl_jobs.errors import MissingInputError, SchemaMismatchError, SettingsError
 from medvl_jobs.model.checkpoint import load_model, load_processor
 from medvl_jobs.model.collate import training_batch
-from medvl_jobs.model.merge import IDENTITY
+from medvl_jobs.model.merge import IDENTITY, read_adapter
 from medvl_jobs.settings.keys import StageKeys
 from medvl_jobs.settings.run import RunSettings
 from medvl_jobs.settings.storage import StorageSettings
@@ -128,6 +128,22 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path: Path, sto
     export_merged(settings, store, KEYS, out)
     with pytest.raises(SettingsError, match="exists"):
         export_merged(settings, store, KEYS, out)
+
+
+def test_an_adapter_with_more_than_pairs_is_refused(tmp_path: Path, store: Storage) -> None:
+    """A trained bias or word would be left out without a word."""
+    settings = in_shards(tmp_path / "base", 1, hub=True)
+    folder = tmp_path / "adapter"
+    publish(store, settings, LORAS["attention"], folder)
+    weights = load_file(folder / layout.ADAPTER_WEIGHTS)
+    name = next(each for each in weights if each.endswith(".lora_B.weight"))
+    for odd in (
+        weights | {name.replace(".weight", ".bias"): torch.ones(1)},
+        {n: weights[n] for n in weights.keys() - {name}},
+    ):
+        save_file(odd, folder / layout.ADAPTER_WEIGHTS)
+        with pytest.raises(SchemaMismatchError, match=r"1 weights too many or too few, such as .*lora_B"):
+            read_adapter(folder)
 
 
 def test_weights_that_are_no_numbers_or_missing_are_found(tmp_path: Path, store: Storage) -> None:

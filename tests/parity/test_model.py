@@ -93,6 +93,15 @@ def test_adapter_with_weights_missing_is_refused(tmp_path: Path) -> None:
             attach_adapter(tiny_model.base_model(), tmp_path)
 
 
+def test_adapter_of_a_deeper_model_is_refused(tmp_path: Path) -> None:
+    add_lora(tiny_model.base_model(), LORA).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    more = {name.replace("layers.0.", "layers.9."): value.clone() for name, value in weights.items()}
+    save_file({**more, **weights}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(SchemaMismatchError, match=r"no place for 8 of the adapter's weights, .*layers\.9\."):
+        attach_adapter(tiny_model.base_model(), tmp_path)
+
+
 def test_checkpoint_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
     for lost in ("tokenizer.json", "chat_template.jinja"):
         shutil.copytree(tiny_model.BASE_MODEL, tmp_path / lost)
