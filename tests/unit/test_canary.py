@@ -97,9 +97,10 @@ class TestComparison:
 
 @pytest.mark.parametrize("told", [completion(None), openai_server.answer("A CT"), {"choices": [{"logprobs": [1]}]}])
 def test_a_server_that_tells_no_logprobs(told: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="no log-probabilities") as caught:
-        compare([OURS], [told | {"usage": None}], "x")
-    assert "canary=0" in caught.value.remedy
+    for usage in (None, [7]):
+        with pytest.raises(SettingsError, match="no log-probabilities") as caught:
+            compare([OURS], [told | {"usage": usage}], "x")
+        assert "canary=0" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ PASSING = {
     "choice of another kind": reply(200, {"choices": ["a"]}),
     "broken off": reply(200, answer("The ima", "abort")),
     "no end": reply(200, answer("The ima", None)),
+    "end of another kind": reply(200, {"choices": [{"message": {"content": "The ima"}, "finish_reason": ["stop"]}]}),
+    "no text": reply(200, {"choices": [{"message": {"content": ["The"]}, "finish_reason": "stop"}]}),
+    "JSON without a bottom": reply(200, b"[" * 100_000),
     "empty body": reply(200, b""),
 }
 
@@ -115,7 +118,24 @@ def test_one_poisoned_question_among_sound_ones_is_refused(fault: openai_server.
         sound = {**QUESTION, "messages": [{"role": "user", "content": [_png(b"other")]}]}
         faults = [lambda: (client.ask(sound), fault)[1]]  # a sound one is answered in the meantime
         server.faults.extend(faults)
-        with pytest.raises(RefusedError, match="3 times, while others were answered"):
+        with pytest.raises(RefusedError, match="3 times, while another was answered"):
+            client.ask(QUESTION)
+        client.close()
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_poisoned_question_that_is_asked_alone_is_refused_where_the_server_is_well(well: bool) -> None:
+    """With a concurrency of 1, and at the end, nobody else is answered in the meantime."""
+    asked_before = threading.Event()
+
+    def broken(image: bytes) -> openai_server.Reply | None:
+        return error(500, "illegal image") if image == b"ABC" or (asked_before.is_set() and not well) else None
+
+    with openai_server.running(broken=broken) as server:
+        client = ChatClient(server.url, ServerSettings(retries=2))
+        client.ask({**QUESTION, "messages": [{"role": "user", "content": [_png(b"other")]}]})
+        asked_before.set()
+        with pytest.raises(RefusedError if well else TryAgainError, match="illegal image"):
             client.ask(QUESTION)
         client.close()
 

@@ -101,6 +101,16 @@ def test_texts_tokens_and_ends_are_read_as_in_process() -> None:
     ]  # fmt: skip
 
 
+def test_half_a_character_and_an_odd_count_end_no_evaluation(tmp_path: Path) -> None:
+    """JSON takes "\\ud83d" alone, as a server may leave it of an emoji that is cut off; UTF-8 does not."""
+    half = answer("left \ud83d", "length")
+    replies = [half, {**half, "usage": [7]}, {**half, "usage": {"completion_tokens": "many"}}]
+    with openai_server.running(faults=[lambda each=each: reply(200, each) for each in replies]) as server:
+        outcome = predict(run_settings(server.url, concurrency=1), LocalStorage(tmp_path))
+    assert outcome is not None
+    assert [(p.predict, p.new_tokens) for p in outcome.predictions[:3]] == [("left ?", 4), ("left ?", 0), ("left ?", 0)]
+
+
 def test_so_many_are_under_way_and_no_more_are_read() -> None:
     read: list[int] = []
 

@@ -126,9 +126,12 @@ class OpenAIEngine:
 def _read(reply: Mapping[str, Any]) -> Answer:
     choice = reply["choices"][0]
     finish = choice["finish_reason"]
-    tokens = int((reply.get("usage") or {}).get("completion_tokens") or 0)
+    usage = reply.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    # Trap: JSON can hold half a character, "\ud83d", which no file takes.
+    text = (choice["message"].get("content") or "").encode("utf-8", "replace").decode()
     # A server counts the end of turn, the in-process engine does not.
-    return Answer(str(choice["message"].get("content") or "").strip(), max(0, tokens - (finish == "stop")), finish)
+    return Answer(text.strip(), max(0, tokens - (finish == "stop")) if isinstance(tokens, int) else 0, finish)
 
 
 def _readable(image: bytes) -> bool:

@@ -118,7 +118,8 @@ def compare(said: Sequence[Said], replies: Sequence[Mapping[str, Any]], where: s
     """
     differences: list[float] = []
     for ours, reply in zip(said, replies, strict=True):
-        theirs = (reply.get("usage") or {}).get("prompt_tokens")
+        usage = reply.get("usage")
+        theirs = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         if theirs is not None and theirs != ours.prompt_tokens:
             raise SchemaMismatchError(
                 f"image and question are {theirs} tokens for the server, and {ours.prompt_tokens} in this process",

@@ -6,7 +6,8 @@
     400, 413, 422 and other 4xx                                            `RefusedError`: of this question alone
 
 What still fails after the last attempt is `TryAgainError`; but one question whose attempts all end in a 500 or in
-nonsense, while others are answered, is refused too: it would stop every later attempt of the evaluation as well.
+nonsense, while one that was answered before still is, is refused too: it would stop every later attempt of the
+evaluation as well.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 LONGEST_WISH_SECONDS = 600.0
 """A longer ``Retry-After`` is cut to this."""
 CONNECT_SECONDS = 10.0
+_COMPLETIONS = "/chat/completions"
 _AGAIN = frozenset({408, 409, 425, 429})
 _SHOWN = 300
 """Characters of a server's own words in an error."""
@@ -67,7 +69,8 @@ class ChatClient:
             trust_env=not own,
         )
         self._closed = threading.Event()
-        self._answered = 0
+        self._sound: Mapping[str, Any] | None = None
+        """What it has answered last."""
 
     def close(self) -> None:
         """Give up: requests under way fail, pauses end."""
@@ -84,12 +87,11 @@ class ChatClient:
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST ``body`` to ``/chat/completions``; returns the JSON object, with a message in its first choice."""
-        reply = self._persist("POST", "/chat/completions", body)
-        self._answered += 1
+        reply = self._persist("POST", _COMPLETIONS, body)
+        self._sound = body
         return reply
 
     def _persist(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        answered_before = self._answered
         for attempt in range(self.settings.retries + 1):
             try:
                 return self._once(method, path, body)
@@ -97,14 +99,21 @@ class ChatClient:
                 failed = error
             if attempt < self.settings.retries:
                 self._pause(attempt, failed)
-        if failed.perhaps_the_question and self._answered > answered_before:
-            raise RefusedError(f"{failed}, {self.settings.retries + 1} times, while others were answered")
+        if failed.perhaps_the_question and self._is_well():
+            raise RefusedError(f"{failed}, {self.settings.retries + 1} times, while another was answered")
         raise TryAgainError(
             f"the server does not answer: {failed}",
             where=self.url,
             remedy="what is answered is kept: start again once it is well (its log says more); "
             "eval.server.concurrency, .retries and .timeout_seconds say how it is asked",
         )
+
+    def _is_well(self) -> bool:
+        """Whether it still answers what it has answered before."""
+        try:
+            return self._sound is not None and bool(self._once("POST", _COMPLETIONS, self._sound))
+        except (_FailedError, RefusedError):
+            return False
 
     def _pause(self, attempt: int, failed: _FailedError) -> None:
         """With jitter: 32 requests that failed together must not come again together."""
@@ -150,7 +159,7 @@ class ChatClient:
     def _read(self, response: httpx2.Response, needs: str) -> dict[str, Any]:
         try:
             reply = json.loads(response.content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = f"its answer is no JSON: {response.text[:80]!r}"
             raise _FailedError(what, perhaps_the_question=True) from error
         found = reply.get(needs) if isinstance(reply, dict) else None
@@ -210,8 +219,10 @@ def _require_end(choice: Any) -> None:
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     if finish == "content_filter":
         raise RefusedError("a filter has taken the answer away")
-    if finish not in {"stop", "length"} or not isinstance(choice.get("message"), dict):
+    if finish not in ("stop", "length") or not isinstance(choice.get("message"), dict):
         raise _FailedError(f"its answer has no end (finish_reason {finish!r})", perhaps_the_question=True)
+    if not isinstance(choice["message"].get("content"), str | None):
+        raise _FailedError("its answer is no text", perhaps_the_question=True)
 
 
 def _wish(response: httpx2.Response) -> float | None:
