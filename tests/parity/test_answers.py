@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from medvl_jobs.contracts import layout
 from medvl_jobs.errors import SettingsError
+from medvl_jobs.eval.engines import cache
 from medvl_jobs.eval.engines.base import Answer
 from medvl_jobs.eval.engines.decoding import CHUNK, RollingBatch, likeliest
 from medvl_jobs.eval.engines.in_process import AHEAD, InProcessEngine
@@ -89,8 +90,10 @@ def test_a_batch_keeps_to_the_budget_of_tokens(images: list[bytes], monkeypatch:
     assert len(seen) == made.steps < len(images)
 
 
-def test_answers_join_while_others_are_written(images: list[bytes]) -> None:
+@pytest.mark.parametrize("room", [2, cache.ROOM])
+def test_answers_join_while_others_are_written(images: list[bytes], room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others have nothing of it: neither of the wider cache nor of another place in the batch."""
+    monkeypatch.setattr(cache, "ROOM", room)
     made = engine()
     alone = answers(engine(batch_size=1), images)
     encoded = [made.renderer.encode(decode_image(image)) for image in images]

@@ -6,14 +6,15 @@ once. B: answers under way. T: width of the cache, left-padded. V: vocabulary. D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn.functional import linear, pad
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from medvl_jobs.eval.engines.cache import empty_cache
 from medvl_jobs.model.collate import prompt_batch, rope_positions
 from medvl_jobs.model.prompts import Encoded
 
@@ -42,7 +43,7 @@ class RollingBatch:
         self.model, self.end_token_ids, self.limit = model, end_token_ids, limit
         self.pad_token_id, self.merge_size = pad_token_id, merge_size
         self.answers: list[Written] = []
-        self._cache = DynamicCache(config=model.config)
+        self._cache = empty_cache()
         self._mask_BT = self._next_B = self._position_B = torch.empty(0, dtype=torch.long, device=model.device)
 
     def __len__(self) -> int:
@@ -61,12 +62,14 @@ class RollingBatch:
         positions_3BL = torch.stack([pad(each, (length - each.shape[1], 0)) for each in rope], dim=1)
         del batch["mm_token_type_ids"]  # it is what positions are made from
         batch = {name: value.to(self.model.device) for name, value in batch.items()}
-        cache = DynamicCache(config=self.model.config)
+        cache = empty_cache()
         next_B = self._forward(cache, position_ids=positions_3BL.to(self.model.device), **batch)
         position_B = torch.tensor([int(each.max()) + 1 for each in rope], device=self.model.device)
         mask_BT = batch["attention_mask"]
         if self.answers:
-            cache, mask_BT = _merged((self._cache, self._mask_BT), (cache, mask_BT))
+            for layer, more in zip(self._cache.layers, cache.layers, strict=True):
+                layer.add(more)
+            cache, mask_BT = self._cache, _stacked(self._mask_BT, mask_BT)
             next_B, position_B = torch.cat([self._next_B, next_B]), torch.cat([self._position_B, position_B])
         self._cache, self._mask_BT, self._next_B, self._position_B = cache, mask_BT, next_B, position_B
         self.answers += [Written(number) for number in numbers]
@@ -93,7 +96,7 @@ class RollingBatch:
             self._position_B = self._position_B + 1
         return finished
 
-    def _forward(self, cache: DynamicCache, **batch: torch.Tensor) -> torch.Tensor:
+    def _forward(self, cache: Cache, **batch: torch.Tensor) -> torch.Tensor:
         """The likeliest next token of each row [B]."""
         hidden_BLD = self.model.model(**batch, past_key_values=cache, use_cache=True).last_hidden_state
         return likeliest(self.model.lm_head, hidden_BLD[:, -1])
@@ -102,14 +105,15 @@ class RollingBatch:
         """Drop all other rows, and the padding that only they were wide enough for."""
         self.answers = [self.answers[row] for row in rows]
         if not rows:
-            self._cache = DynamicCache(config=self.model.config)
+            self._cache = empty_cache()
             return
         kept = torch.tensor(rows, device=self.model.device)
         mask_BT = self._mask_BT[kept]
         padding = int(mask_BT.argmax(1).min())
         self._mask_BT = mask_BT[:, padding:]
         self._next_B, self._position_B = self._next_B[kept], self._position_B[kept]
-        _change(self._cache, lambda part: part[kept, :, padding:])
+        for layer in self._cache.layers:
+            layer.keep(kept, padding)
 
 
 def likeliest(head: nn.Module, hidden_BD: torch.Tensor) -> torch.Tensor:
@@ -125,23 +129,7 @@ def likeliest(head: nn.Module, hidden_BD: torch.Tensor) -> torch.Tensor:
     return word_B
 
 
-def _change(cache: DynamicCache, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    for layer in cache.layers:
-        layer.keys, layer.values = change(layer.keys), change(layer.values)
-
-
-def _merged(
-    one: tuple[DynamicCache, torch.Tensor], other: tuple[DynamicCache, torch.Tensor]
-) -> tuple[DynamicCache, torch.Tensor]:
-    """Cache and mask of both, one's rows first, each padded on the left to the wider."""
-    width = max(one[1].shape[1], other[1].shape[1])
-    caches, masks = zip(*(_widened(*each, width) for each in (one, other)), strict=True)
-    for layer, more in zip(caches[0].layers, caches[1].layers, strict=True):
-        layer.keys, layer.values = torch.cat([layer.keys, more.keys]), torch.cat([layer.values, more.values])
-    return caches[0], torch.cat(masks)
-
-
-def _widened(cache: DynamicCache, mask_BT: torch.Tensor, width: int) -> tuple[DynamicCache, torch.Tensor]:
-    gap = width - mask_BT.shape[1]
-    _change(cache, lambda part: pad(part, (0, 0, gap, 0)))
-    return cache, pad(mask_BT, (gap, 0))
+def _stacked(one_BT: torch.Tensor, other_BT: torch.Tensor) -> torch.Tensor:
+    """One mask's rows above the other's, all padded on the left to the wider."""
+    width = max(one_BT.shape[1], other_BT.shape[1])
+    return torch.cat([pad(each, (width - each.shape[1], 0)) for each in (one_BT, other_BT)])
