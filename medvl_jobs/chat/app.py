@@ -10,6 +10,7 @@ GET  /livez  /readyz      200 while the process serves; while it answers questio
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORM_BYTES = 1_000_000
 """What a form may have beside the image."""
+UPLOADS = 8
+"""Requests that are read at the same time, each into memory as a whole."""
+UPLOAD_SECONDS = 120.0
+"""How long one may take to arrive: whoever sends slower keeps a place that others need."""
 
 
 class Page:
@@ -56,6 +61,7 @@ class Page:
         self._style = theme() + _own_file("chat.css")
         self._script = _own_file("chat.js")
         self._desk: Desk | None = None
+        self._uploads = 0
 
     def app(self) -> Starlette:
         """As an ASGI application."""
@@ -92,6 +98,11 @@ class Page:
         yield
         if self._desk:
             await run_in_threadpool(self._desk.close)
+
+    def call_off(self) -> None:
+        """End the answers under way, in the event loop."""
+        if self._desk:
+            self._desk.call_off()
 
     async def page(self, request: Request) -> Response:
         """The page itself, the same for everybody: what changes is in `state`."""
@@ -142,7 +153,8 @@ class Page:
 
     async def image(self, request: Request) -> Response:
         """An upload as the models are shown it: browsers show no TIFF, and 16 bits not as they will be seen."""
-        stored = await self._stored(await request.body())
+        async with self._upload():
+            stored = await self._stored(await request.body())
         changes = ", ".join(name.replace("_", " ") for name in stored.conversions)
         headers = {"X-Image-Size": "{} x {}".format(*stored.plain.size)}
         return Response(
@@ -153,7 +165,8 @@ class Page:
         """Both answers, as they come."""
         if self._loading.pair is None:
             raise HTTPException(503, "The models are still being loaded. Ask again in a minute.")
-        async with request.form(max_files=1, max_fields=8, max_part_size=10 * FORM_BYTES) as form:
+        fields = request.form(max_files=1, max_fields=8, max_part_size=10 * FORM_BYTES)
+        async with self._upload(), fields as form:
             question = await self._question(form)
         self._desk = self._desk or Desk(self._loading.pair, self._settings.chat.queue)
         events = self._desk.answer(question, request.is_disconnected)
@@ -161,6 +174,20 @@ class Page:
         return StreamingResponse(
             _lines(first, events), media_type="application/x-ndjson", headers={"X-Accel-Buffering": "no"}
         )
+
+    @asynccontextmanager
+    async def _upload(self) -> AsyncIterator[None]:
+        """A place to send something. Raises `BusyError` when there is none, `HTTPException` when it takes too long."""
+        if self._uploads >= UPLOADS:
+            raise BusyError(f"{self._uploads} files are being sent. Try again in a minute.")
+        self._uploads += 1
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                yield
+        except TimeoutError as error:
+            raise HTTPException(408, "The file took too long to arrive. Try again, or take a smaller one.") from error
+        finally:
+            self._uploads -= 1
 
     async def _question(self, form: FormData) -> Question:
         words = {name: value for name, value in form.items() if isinstance(value, str)}

@@ -46,6 +46,7 @@ class Desk:
         """Those that are answered, then those that wait, in the order in which they came."""
         self._free = asyncio.Semaphore(pair.at_once)
         self._stops: dict[threading.Thread, threading.Event] = {}
+        self._called_off = False
 
     async def answer(self, question: Question, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[Event]:
         """All events of one question. ``gone`` says whether nobody listens any more; then the models stop as well.
@@ -66,7 +67,7 @@ class Desk:
                     yield {"event": "waiting", "ahead": ahead}
                     told, told_at = ahead, time.monotonic()
                 await asyncio.wait({turn}, timeout=LOOK_SECONDS)
-                if await gone():
+                if self._called_off or await gone():
                     return
             events: asyncio.Queue[Event | None] = asyncio.Queue()
             stop = threading.Event()
@@ -147,10 +148,15 @@ class Desk:
             seconds = round(time.monotonic() - started, 2)
             tell({"event": "end", "side": side, **vars(ending), "seconds": seconds})
 
-    def close(self) -> None:
-        """Call all answers off, and wait for them for `LEAVE_SECONDS` at most."""
-        for stop in self._stops.values():
+    def call_off(self) -> None:
+        """Answers under way end where they are, and what waits gets none."""
+        self._called_off = True
+        for stop in list(self._stops.values()):
             stop.set()
+
+    def close(self) -> None:
+        """Call all off, and wait for the answers under way for `LEAVE_SECONDS` at most."""
+        self.call_off()
         deadline = time.monotonic() + LEAVE_SECONDS
         for thread in list(self._stops):
             thread.join(max(0.0, deadline - time.monotonic()))

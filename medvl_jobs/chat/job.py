@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import socket
 import tempfile
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from medvl_jobs.chat.app import LOOPBACK, Page
+from medvl_jobs.chat.desk import LEAVE_SECONDS
 from medvl_jobs.chat.examples import Example, read_some
 from medvl_jobs.chat.in_process import InProcessPair
 from medvl_jobs.chat.loading import Loading
@@ -28,6 +31,27 @@ NO_SOURCE = "none"
 """Where a fingerprint of the data would stand."""
 FINISH_SECONDS = 10
 """After SIGTERM, answers under way have so long; Kubernetes gives 30 seconds."""
+
+
+class Server(uvicorn.Server):
+    """Ends answers that outlast `FINISH_SECONDS` by itself: uvicorn would cancel them, with a traceback for each."""
+
+    def __init__(self, page: Page, finish_seconds: float = FINISH_SECONDS) -> None:
+        """To serve this page."""
+        self._page, self._finish_seconds = page, finish_seconds
+        config = uvicorn.Config(
+            page.app(),
+            log_config=None,  # medvl's own lines
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(finish_seconds + LEAVE_SECONDS),
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the answers, then call them off."""
+        asyncio.get_running_loop().call_later(self._finish_seconds, self._page.call_off)
+        await super().shutdown(sockets)
 
 
 def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> None:
@@ -51,14 +75,7 @@ def run(settings: RunSettings, storage: Storage, keys: StageKeys) -> None:
             server.should_exit = True
 
         loading = Loading(load, give_up)
-        config = uvicorn.Config(
-            Page(settings, loading).app(),
-            log_config=None,  # medvl's own lines
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=FINISH_SECONDS,
-        )
-        server = uvicorn.Server(config)
+        server = Server(Page(settings, loading))
         with _listener(chat.host, chat.port) as listener:
             log.info("the page is at http://%s:%d, and waits for the models", *listener.getsockname()[:2])
             server.run(sockets=[listener])

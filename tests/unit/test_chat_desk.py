@@ -157,6 +157,23 @@ def test_trouble_of_one_model_is_told_and_the_other_answers(caplog: pytest.LogCa
     assert "shapes (3,) and (4,)" in caplog.text
 
 
+def test_what_is_called_off_ends_and_what_waits_gets_nothing() -> None:
+    async def call_off(pair: Told) -> tuple[list[Event], list[Event]]:
+        desk = Desk(pair, 1)
+        first = asyncio.create_task(all_of(desk, []))
+        await until(lambda: pair.under_way == 2)
+        second = asyncio.create_task(all_of(desk, []))
+        await asyncio.sleep(0)
+        desk.call_off()
+        return await first, await second
+
+    pair = Told()
+    first, second = asyncio.run(call_off(pair))
+    assert [each["finish"] for each in first if each["event"] == "end"] == ["stopped", "stopped"]
+    assert [each["event"] for each in second] == ["waiting"]
+    assert len(pair.asked) == 2
+
+
 def test_the_end_of_the_server_ends_the_answers() -> None:
     async def close(pair: Told) -> list[Event]:
         desk = Desk(pair, 0)

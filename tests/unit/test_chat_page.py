@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from chat_pair import Told
 from prep_data import png
 
+from medvl_jobs.chat import app
 from medvl_jobs.chat.app import Page
 from medvl_jobs.chat.examples import Example
-from medvl_jobs.chat.job import with_source
+from medvl_jobs.chat.job import Server, with_source
 from medvl_jobs.chat.loading import Loading
 from medvl_jobs.errors import MissingInputError
 from medvl_jobs.settings.keys import stage_keys
@@ -34,6 +37,7 @@ class Served:
     http: httpx2.Client
     load: threading.Event
     """Set, or the models are never loaded."""
+    server: Server
 
     def ask(self, image: bytes | None = None, **changed: str) -> httpx2.Response:
         files = {"image": ("a.png", png() if image is None else image)}
@@ -55,16 +59,15 @@ def serve(loaded: bool = True, **chat: Any) -> Iterator[Served]:
 
     settings = RunSettings.model_validate({"name": "trial", "chat": chat})
     loading = Loading(loader, lambda: None)
-    config = uvicorn.Config(Page(settings, loading).app(), port=0, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    listener = config.bind_socket()
+    server = Server(Page(settings, loading), finish_seconds=0.3)
+    listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=10) as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=120) as http:
             while loaded and http.get("/readyz").status_code != 200:
-                pass
-            yield Served(pair, http, load)
+                time.sleep(0.01)
+            yield Served(pair, http, load, server)
     finally:
         load.set()
         server.should_exit = True
@@ -171,12 +174,58 @@ def test_a_full_line_is_told_at_once() -> None:
         first = threading.Thread(target=page.ask)
         first.start()
         while not page.pair.under_way:
-            pass
+            time.sleep(0.01)
         busy = page.ask()
         page.pair.go.set()
         first.join()
         assert (busy.status_code, busy.headers["retry-after"]) == (503, "30")
         assert words(busy) == "1 questions are being answered or wait. Ask again in a minute."
+
+
+def test_an_answer_that_outlasts_the_server_ends_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    answered: list[httpx2.Response] = []
+    with serve() as page:
+        page.pair.go.clear()
+        asking = threading.Thread(target=lambda: answered.append(page.ask()))
+        asking.start()
+        while page.pair.under_way < 2:
+            time.sleep(0.01)
+        page.server.should_exit = True
+        asking.join()
+    ends = [event for event in map(json.loads, answered[0].iter_lines()) if event["event"] == "end"]
+    assert [event["finish"] for event in ends] == ["stopped", "stopped"]
+    assert not caplog.records
+
+
+@contextmanager
+def half_sent(page: Served) -> Iterator[HTTPConnection]:
+    """A file of which the rest does not come."""
+    connection = HTTPConnection(page.http.base_url.host, page.http.base_url.port, timeout=120)
+    connection.putrequest("POST", "/image")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"x")
+    with closing(connection):
+        yield connection
+
+
+def test_more_files_than_there_are_places_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "UPLOADS", 1)
+    with serve() as page:
+        with half_sent(page):
+            while (refused := page.http.post("/image", content=png())).status_code == 200:
+                time.sleep(0.01)  # the server has not begun to read the other one
+            assert (refused.status_code, words(refused)) == (503, "1 files are being sent. Try again in a minute.")
+        while page.http.post("/image", content=png()).status_code != 200:
+            time.sleep(0.01)  # whoever hangs up gives the place back
+
+
+def test_a_file_that_does_not_arrive_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "UPLOAD_SECONDS", 0.3)
+    with serve() as page, half_sent(page) as connection:
+        response = connection.getresponse()
+        assert response.status == 408
+        assert "took too long to arrive" in json.loads(response.read())["words"]
 
 
 def test_nothing_without_the_password_but_signs_of_life() -> None:
@@ -209,7 +258,7 @@ def test_guesses_go_one_by_one() -> None:
 
         def guess() -> None:
             said.append(
-                httpx2.post(page.http.base_url.join("/login"), data={"password": "guess"}, timeout=30).status_code
+                httpx2.post(page.http.base_url.join("/login"), data={"password": "guess"}, timeout=120).status_code
             )
 
         threads = [threading.Thread(target=guess) for _ in range(3)]
@@ -256,7 +305,7 @@ def test_a_load_that_fails_is_kept_for_whoever_serves() -> None:
 
     loading = Loading(loader, failed.set)
     loading.start()
-    assert failed.wait(5)
+    assert failed.wait(120)
     assert isinstance(loading.error, MissingInputError)
     assert loading.pair is None
 
