@@ -35,9 +35,13 @@ def read_environment() -> Environment:
     )
 
 
-def child_environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment for one that it starts, with ``more`` where that is not set."""
-    return {**more, **os.environ}
+OWN_VARIABLES = ("MEDVL_", "AWS_")
+"""How the names of our own variables begin: settings, a server's key, the store's credentials."""
+
+
+def foreign_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a program that is not ours, without our own; ``more`` where that is not set."""
+    return {**more, **{name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)}}
 
 
 @functools.cache

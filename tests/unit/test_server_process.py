@@ -123,6 +123,19 @@ def test_it_is_ready_and_ends_with_its_children(tmp_path: Path, caplog: pytest.L
     assert "server | ready soon 1" in caplog.text
 
 
+def test_it_is_told_no_secret_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDVL_EVAL__SERVER__API_KEY", "sesame")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sesame")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    told = tmp_path / "environment"
+    server = start(tmp_path, before=f"open({str(told)!r}, 'w').write(str(dict(os.environ)))")
+    server.wait_ready(120)
+    server.close()
+    assert "sesame" not in told.read_text()
+    assert "'HF_HUB_OFFLINE': '1'" in told.read_text()
+    assert "'DO_NOT_TRACK': '1'" in told.read_text()
+
+
 def test_what_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.5)
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "

@@ -17,7 +17,7 @@ from medvl_jobs.errors import GaveUpError, MissingInputError, SettingsError, Try
 from medvl_jobs.eval.server.client import alive
 from medvl_jobs.eval.server.command import HOST
 from medvl_jobs.processes import die_with_parent, shell_code
-from medvl_jobs.settings.environment import child_environment
+from medvl_jobs.settings.environment import foreign_environment
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class ServerProcess:
                 list(words),
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, encoding="utf-8", errors="replace",
-                env=child_environment(NO_TELEMETRY),
+                env=foreign_environment(NO_TELEMETRY),
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )  # fmt: skip
