@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from medvl_jobs.errors import MedvlError, PreemptedError, error_class
+from medvl_jobs.errors import MedvlError, PreemptedError, TryAgainError, error_class
 from medvl_jobs.pipeline.plan import Step
 from medvl_jobs.pipeline.stages import Stage
 from medvl_jobs.processes import die_with_parent, shell_code
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MEDVL = [sys.executable, "-m", "medvl_jobs"]
 """``medvl`` of this very environment, wherever the shell's path may lead."""
+KILLED = 128 + signal.SIGKILL
 
 
 def execute(
@@ -40,15 +41,26 @@ def execute(
         code = _run([*MEDVL, *step.stage.words, "--config", str(config)])
         seconds[step.stage.name] = time.monotonic() - started
         if code != 0:
-            error = error_class(code)(
-                f"the stage {step.stage.name} ended with exit code {code}",
-                where=step.stage.prefix,
-                remedy="its own message is above; what is finished is kept: mend it, start the same command again",
-            )
+            error = _failure(step.stage, code)
             ended(step.stage, error)
             raise error
         log.info("%s: done in %.1f s", step.stage.name, seconds[step.stage.name])
     return seconds
+
+
+def _failure(stage: Stage, code: int) -> MedvlError:
+    if code == KILLED:  # without a message of its own
+        return TryAgainError(
+            f"the stage {stage.name} was ended by SIGKILL",
+            where=stage.prefix,
+            remedy="most often by the kernel, as memory ran out: give it more, or less to do at once (prep.workers, "
+            "train.batch_size, eval.batch_size); what is finished is kept: start the same command again",
+        )
+    return error_class(code)(
+        f"the stage {stage.name} ended with exit code {code}",
+        where=stage.prefix,
+        remedy="its own message is above; what is finished is kept: mend it, start the same command again",
+    )
 
 
 def _run(command: list[str]) -> int:

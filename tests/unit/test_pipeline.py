@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl_jobs.errors import DataError, MissingInputError
+from medvl_jobs.errors import DataError, MissingInputError, TryAgainError
 from medvl_jobs.pipeline import local
 from medvl_jobs.pipeline.pin import WHOLE_BYTES, directory_fingerprint, model_fingerprint
 from medvl_jobs.pipeline.plan import Step, as_json, plan, show
@@ -125,6 +125,13 @@ def test_a_failing_stage_stops_the_run_with_its_own_code(tmp_path: Path, monkeyp
     steps = [Step(Stage("prep", (), "prepared/x"), "run"), Step(Stage("train", (), "adapters/x"), "run")]
     with pytest.raises(DataError, match="stage prep ended with exit code 65"):
         local.execute(steps, tmp_path / "run.yaml")
+
+
+def test_a_killed_stage_is_worth_another_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MEDVL", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    with pytest.raises(TryAgainError, match="stage train was ended by SIGKILL") as caught:
+        local.execute([Step(Stage("train", (), "adapters/x"), "run")], tmp_path / "run.yaml")
+    assert "memory ran out" in caught.value.remedy
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
