@@ -44,7 +44,7 @@ def stage_keys(run: RunSettings) -> StageKeys:
         Variant.TUNED_SHUFFLED: (tuned, run.eval.shuffle_seed),
         Variant.TUNED_BLANK: (tuned, "blank"),
         Variant.TEMPLATE: (None, "template"),
-        Variant.BASE_FORMATTED: (None, run.eval.format_question),
+        Variant.BASE_FORMATTED: (None, {"question": run.eval.format_question}),  # whose words are free
     }
     evaluation = {variant: _key("eval", run.eval.semantic(), *looking, *about[variant]) for variant in variants(run)}
     report = _key("report", run.report.semantic(), run.name, {v.value: key for v, key in evaluation.items()})
