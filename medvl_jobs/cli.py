@@ -9,6 +9,7 @@ import argparse
 import faulthandler
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -25,6 +26,8 @@ from medvl_jobs.settings.run import RunSettings, load_settings
 from medvl_jobs.storage.base import Storage
 
 INTERRUPTED = 130
+UNHEARD = 141
+"""128 and the number of SIGPIPE, as other programs end."""
 CLEAR = "\x1b[H\x1b[2J"
 """Empties a terminal."""
 
@@ -36,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.WARNING)
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        return _dispatch(parse(words), sys.argv[1:] if words is None else words) or 0
+        return _carry_out(parse(words), sys.argv[1:] if words is None else words)
     except MedvlError as error:
         return _failed(error)
     except _Terminated:
@@ -56,6 +59,17 @@ def main(words: Sequence[str] | None = None) -> int:
         return unforeseen.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _carry_out(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Whoever reads our output, ``head`` for one, may have seen enough of it."""
+    try:
+        code = _dispatch(arguments, words) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest as it ends
+        return UNHEARD
+    return code
 
 
 def _failed(error: MedvlError) -> int:

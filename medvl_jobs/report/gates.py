@@ -84,7 +84,11 @@ def _judge(metric: str, condition: str, means: Mapping[str, Mapping[str, float]]
         )
     scores = means[metric]
     if parts["variant"] and parts["variant"] not in scores:
-        raise SettingsError(f"the report has no variant '{parts['variant']}'", where=f"report.gates.{metric}")
+        raise SettingsError(
+            f"the report has no variant '{parts['variant']}'",
+            where=f"report.gates.{metric}",
+            remedy=f"use one of: {', '.join(scores)}; more controls are evaluated with eval.controls",
+        )
     start = scores[parts["variant"]] if parts["variant"] else float(parts["number"])
     more = float((parts["more"] or "0").replace(" ", ""))
     bound = round(start + more, _DECIMALS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from medvl_jobs.settings.section import Section, operational
 
@@ -16,6 +17,15 @@ GATE = (
 """A condition on a score: ``>= base + 5``, ``> tuned-shuffled``, ``< 2.5``."""
 
 
+def _condition(text: str) -> str:
+    if re.fullmatch(GATE, text) is None:
+        raise ValueError(
+            f"'{text}' is no condition: write >=, >, <= or <, then a number or a variant, with + or - a number if need "
+            'be: ">= base + 5", "> tuned-shuffled", "< 2.5"'
+        )
+    return text
+
+
 class ReportSettings(Section):
     """The comparison of base and tuned."""
 
@@ -25,5 +35,5 @@ class ReportSettings(Section):
     resamples: Annotated[int, Field(ge=100)] = 10_000
     """Bootstrap resamples over groups for the confidence intervals."""
     seed: int = 42
-    gates: dict[str, Annotated[str, Field(pattern=f"^(?:{GATE})$")]] = operational({})
+    gates: dict[str, Annotated[str, AfterValidator(_condition)]] = operational({})
     """What the tuned model must reach: ``{facts_f1: ">= base + 5", rouge-l: "> 40"}``. `medvl collect` judges it."""

@@ -121,6 +121,17 @@ def test_sigterm_has_its_code_and_last_words(termination_log: Path, monkeypatch:
     assert json.loads(termination_log.read_text())["error"] == "PreemptedError"
 
 
+def test_whoever_reads_the_output_may_go() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "import sys; from medvl_jobs import cli; cli._dispatch = lambda *_: print('a plan'); sys.exit(cli.main())"
+    command = [sys.executable, "-c", program, "plan"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert ended.returncode == 141
+    assert "BrokenPipeError" not in ended.stderr
+
+
 def test_no_termination_log_is_invented_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDVL_TERMINATION_LOG", raising=False)
     existed = Path("/dev/termination-log").exists()

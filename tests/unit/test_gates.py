@@ -44,15 +44,16 @@ def test_conditions(metric: str, condition: str, bound: float, passed: bool) -> 
 
 @pytest.mark.parametrize("condition", ["base + 5", ">= best", ">= base * 2", "== 3", ">= base + ", ""])
 def test_what_is_no_condition_is_refused_with_the_settings(condition: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=r"is no condition: write >=, >"):
         ReportSettings(gates={"facts_f1": condition})
 
 
 def test_a_score_or_a_variant_that_is_not_there() -> None:
     with pytest.raises(SettingsError, match="no score 'factsf1'"):
         judge_gates(REPORT, {"factsf1": "> 1"})
-    with pytest.raises(SettingsError, match="no variant 'tuned-shuffled'"):
+    with pytest.raises(SettingsError, match="no variant 'tuned-shuffled'") as caught:
         judge_gates(REPORT, {"laterality_errors": "< tuned-shuffled"})
+    assert caught.value.remedy.startswith("use one of: base, tuned;")
 
 
 def test_a_bound_that_is_reached_is_passed_and_told_exactly() -> None:
