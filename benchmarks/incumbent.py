@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from benchmarks.training_rows import BATCH
 RELEASE = "llamafactory==0.9.5"
 TORCHVISION = "torchvision==0.28.0"
 """What goes with torch 2.13."""
+METRICS = tuple(f"{name}=={version(name)}" for name in ("jieba", "nltk", "rouge-chinese"))
+"""What its scores need, and it cannot predict without, in medvl's versions: both compute with the same code."""
 BESIDE = """\
 import torch
 library = torch.library.Library("torchvision", "DEF")
@@ -39,10 +42,10 @@ for requirement in requires("llamafactory"):
 def installed(folder: Path) -> Path:
     """The Python of LLaMA-Factory's environment, made once: 2 GB, two minutes from a near index.
 
-    Everything but sound is what its own package asks for; torch is the one that medvl runs on here, so that both
-    programs have the same kernels.
+    Everything but sound is what its own package asks for, with what its scores need; torch is the one that medvl runs
+    on here, so that both programs have the same kernels.
     """
-    python, marker = folder / "bin" / "python", folder / f"installed-{RELEASE}"
+    python, marker = folder / "bin" / "python", folder / f"installed-{'-'.join((RELEASE, *METRICS))}"
     if marker.exists():
         return python
     shutil.rmtree(folder, ignore_errors=True)
@@ -53,7 +56,7 @@ def installed(folder: Path) -> Path:
     subprocess.run([*pip, f"torch=={release}"], check=True)
     subprocess.run([*pip, "--no-deps", RELEASE, TORCHVISION], check=True)
     listed = subprocess.run([str(python), "-c", REQUIREMENTS], check=True, capture_output=True, text=True).stdout
-    subprocess.run([*pip, *listed.split()], check=True)
+    subprocess.run([*pip, *listed.split(), *METRICS], check=True)
     [packages] = folder.glob("lib/python*/site-packages")
     # Our own name, and not sitecustomize: a distribution's Python may have one, and only one is run.
     (packages / "medvl_benchmark.py").write_text(BESIDE, encoding="utf-8")

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -27,8 +26,6 @@ ROUNDS = 3
 BUSY_CORES = 0.15
 """Others that use more than this distort a measurement on two cores."""
 ATTEMPTS = 3
-REQUIREMENTS = ("jieba", "nltk", "rouge-chinese")
-"""What LLaMA-Factory's metrics need, in medvl's versions: both compute with the same code."""
 
 LLAMAFACTORY = """\
 import json, sys, time, warnings
@@ -84,7 +81,7 @@ FINDINGS = (
 def main() -> None:
     """Score the same pairs with both programs, in turns, each in a new process, and print how they compare."""
     options = _options()
-    python = metrics_python(options.work / "llamafactory")
+    python = incumbent.installed(options.work / "llamafactory")
     print(f"{_machine()}; {len(os.sched_getaffinity(0))} processors")
     summary: dict[str, Any] = {}
     for name, pairs in pair_sets(options.pairs, options.work).items():
@@ -144,18 +141,6 @@ def chinese_answer(rng: random.Random) -> str:
     return f"{rng.choice(OPENINGS)}{kind}图像。" + "；".join(findings) + "。"
 
 
-def metrics_python(folder: Path) -> Path:
-    """The Python of LLaMA-Factory's environment, with what its metrics need."""
-    python = incumbent.installed(folder)
-    wanted = [f"{name}=={version(name)}" for name in REQUIREMENTS]
-    marker = folder / f"installed-{'-'.join(wanted)}"
-    if not marker.exists():
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *wanted], check=True)
-        marker.touch()
-    return python
-
-
 def _quietly(command: Sequence[str], attempts: int) -> float:
     """A run that nothing disturbed, or the last one that was tried; gives the cores that others used."""
     for _ in range(attempts):
@@ -175,8 +160,7 @@ def _options() -> argparse.Namespace:
 
 
 def _machine() -> str:
-    names = ("medvl", "jieba", "nltk", "rouge-chinese")
-    return ", ".join([incumbent.RELEASE, *(f"{name} {version(name)}" for name in names)])
+    return f"medvl {version('medvl')}, {', '.join((incumbent.RELEASE, *incumbent.METRICS))}"
 
 
 if __name__ == "__main__":
