@@ -28,7 +28,7 @@
       bad_steps/000007-0.json           examples of a step without a finite loss, of one process
       manifest.json
     predictions/<key>/
-      part-00000.jsonl …                one line per finished example, appended in the order they finish
+      part-00000.jsonl …                one line per finished example
       predict_results.json  scores.parquet  claims.parquet
       manifest.json
     runs/<name>/<run key>/

@@ -1,1 +1,1 @@
-"""report: two sets of predictions in, a comparison that can be defended out."""
+"""report: the predictions of base, tuned and controls in, a comparison that can be defended out."""
