@@ -146,6 +146,28 @@ def test_half_a_hedge_is_not_a_denial() -> None:
     assert read_facts("已排除肿瘤。").finding == "no tumor"
 
 
+@pytest.mark.parametrize("share", ["10-15%", "10\u201315%", "10%-15%", "10%\u201315%", "10 to 15%", "10% to 15%"])
+def test_a_range_is_its_middle_however_it_is_written(share: str) -> None:
+    for text in (
+        f"The region of interest covers {share} of the image.",
+        f"感兴趣区域占图像的{share.replace(' to ', '至')}。",
+    ):
+        assert read_facts(text).region == Region("", "", 12.5)
+
+
+def test_a_half_of_the_image_is_a_place_and_no_size() -> None:
+    assert read_facts("The region of interest is in the left half of the image.").region == Region("", "middle-left", 0)
+    assert read_facts("The region of interest takes up half of the image.").region == Region("", "", 50)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["left upper and lower lobes", "upper left lobe", "upper and lower lobes of the left lung", "left lower lobe"],
+)
+def test_lobes_of_one_lung_are_not_both_lungs(words: str) -> None:
+    assert read_facts(f"Opacities in the {words}.").structures == ("left lung",)
+
+
 PIECES = (
     *("no ", "left ", "both ", "lungs", "kidney", "nodule", "may be ", "12% of the image", "region of interest ", ". "),
     *("upper left ", "frontal and parietal lobes", "cannot be excluded", "**", "-", "\n", ", ", "<think>", "</think>"),

@@ -46,7 +46,7 @@ _TURN = r"but|only|however|although|though|while|whereas|except|yet"
 DENIAL = Scope(
     after=re.compile(
         r"\b(?:no(?! (?:significant |interval )?(?:change|increase|growth|longer))"
-        rf"|without(?! (?:intravenous |iv )?contrast)|nor|neither(?: (?:\w+ ){{1,2}}{_SHOW}\w*)?"
+        rf"|without(?! (?:intravenous |iv )?contrast)|nor|neither(?: (?:of the )?(?:\w+ ){{1,2}}{_SHOW}\w*)?"
         r"|absence of|lack(?:s|ing)?(?: of)?|free of|free from"
         r"|negative for|rather than|unlikely(?: to be| that)|not likely"
         r"|(?<!to )(?<!not )(?<!cannot )(?<!can't )rules? out|excludes|not (?:an?|any|the)\b"
