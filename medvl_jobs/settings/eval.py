@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medvl_jobs.settings.section import Section, added, operational
+from medvl_jobs.settings.section import Section, Seed, added, operational
 from medvl_jobs.settings.server import ServerSettings
 
 
@@ -66,7 +66,7 @@ class EvalSettings(Section):
         " region of interest lies and how many percent of the image it covers, last the finding, or that there is none."
     )
     """What the control ``base-formatted`` is asked in place of ``prompt.question``; part of that control's key only."""
-    shuffle_seed: int = operational(42)
+    shuffle_seed: Seed = operational(42)
     """Which other image a shuffled example gets."""
     flush_every: Annotated[int, Field(ge=1)] = operational(64)
     """Finished predictions are stored at least this often; a killed eval loses no more than these."""

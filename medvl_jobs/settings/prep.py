@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medvl_jobs.settings.section import Section, operational
+from medvl_jobs.settings.section import Section, Seed, operational
 
 Policy = Literal["move", "drop", "keep"]
 Window = tuple[float, float]
@@ -97,7 +97,7 @@ class PrepSettings(Section):
     """Regular expression searched in the id when there is no group column; its first group is the row's group."""
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of *groups* that go to validation, by hash."""
-    split_seed: int = 42
+    split_seed: Seed = 42
     language: Annotated[str, Field(pattern="^[a-z]{2}$")] = operational("en")
     """ISO 639-1 code of the language that the captions should be in."""
     max_caption_chars: Annotated[int, Field(ge=1)] = 8000

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from medvl_jobs.settings.section import Section, operational
+from medvl_jobs.settings.section import Section, Seed, operational
 
 GATE = (
     r"(?P<operator>>=|>|<=|<) *"
@@ -34,6 +34,6 @@ class ReportSettings(Section):
     thumbnail_pixels: Annotated[int, Field(ge=32)] = 224
     resamples: Annotated[int, Field(ge=100)] = 10_000
     """Bootstrap resamples over groups for the confidence intervals."""
-    seed: int = 42
+    seed: Seed = 42
     gates: dict[str, Annotated[str, AfterValidator(_condition)]] = operational({})
     """What the tuned model must reach: ``{facts_f1: ">= base + 5", rouge-l: "> 40"}``. `medvl collect` judges it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from medvl_jobs.settings.section import Section, added, operational
+from medvl_jobs.settings.section import Section, Seed, added, operational
 
 
 class LoraSettings(Section):
@@ -79,7 +79,7 @@ class TrainSettings(Section):
     finds to be the fastest that fits."""
     offload: Literal["none", "optimizer", "parameters"] = operational("none")
     """What lies in the host's memory under DeepSpeed; ``parameters`` (zero 3) are the optimiser's states as well."""
-    seed: int = 42
+    seed: Seed = 42
     log_every_steps: Annotated[int, Field(ge=1)] = operational(5)
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = operational(("tensorboard",))
     """Where the log lines go beside stdout. TensorBoard's files lie beside the adapter; the others' variables, such as

@@ -61,6 +61,7 @@ def test_zero_and_false_are_values(tmp_path: Path) -> None:
         (("prep.source=[a",), "not YAML", "quote it"),
         (("train.learning_rate=.inf",), "finite number", "correct"),
         (("train.lora.experts=all", "train.lora.dropout=0.1"), "have no dropout", "correct"),
+        (("train.seed=-1",), "train.seed: Input should be greater than or equal to 0", "correct"),
         (("prompt.answer_prefix=' x'",), "prompt.answer_prefix: String should match", "correct"),
         (("epochs",), "not of the form section.key=value", "train.epochs=3"),
     ],
