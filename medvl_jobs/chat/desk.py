@@ -75,7 +75,9 @@ class Desk:
             running = len(threads)
             while running:
                 try:
-                    event = await asyncio.wait_for(events.get(), LOOK_SECONDS)
+                    # Trap: Python 3.11's wait_for loses a cancellation that comes together with an event.
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        event = await events.get()
                 except TimeoutError:
                     if await gone():
                         return

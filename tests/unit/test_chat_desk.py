@@ -127,6 +127,20 @@ def test_the_models_stop_when_nobody_listens(way: str) -> None:
     assert len(pair.asked) == 4
 
 
+def test_whoever_goes_as_a_piece_comes_has_gone() -> None:
+    async def leave(pair: Told) -> None:
+        task = asyncio.create_task(all_of(Desk(pair, 0), []))
+        await until(lambda: pair.asked)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for _ in range(20):
+        pair = Told({"base": "word " * 200_000, "tuned": "word " * 200_000})
+        pair.go.set()
+        asyncio.run(leave(pair))
+
+
 def test_who_waits_and_goes_leaves_no_gap() -> None:
     async def leave(pair: Told) -> list[Event]:
         desk = Desk(pair, 2)
