@@ -121,12 +121,16 @@ def likeliest(head: nn.Module, hidden_BD: torch.Tensor) -> torch.Tensor:
     if hidden_BD.is_cuda or type(head) is not nn.Linear or head.bias is not None:
         logits_BV: torch.Tensor = head(hidden_BD)
         return logits_BV.argmax(-1)
-    best_B, word_B = linear(hidden_BD, head.weight[:CHUNK]).max(-1)
+    best_BC = linear(hidden_BD, head.weight[:CHUNK])
+    best_B = best_BC.amax(-1)
+    start_B = torch.zeros_like(best_B, dtype=torch.long)
     for start in range(CHUNK, head.out_features, CHUNK):
-        value_B, place_B = linear(hidden_BD, head.weight[start : start + CHUNK]).max(-1)
-        better_B = value_B > best_B
-        best_B, word_B = torch.where(better_B, value_B, best_B), torch.where(better_B, place_B + start, word_B)
-    return word_B
+        logits_BC = linear(hidden_BD, head.weight[start : start + CHUNK])
+        value_B = logits_BC.amax(-1)  # ten times as fast as to find its place, which is done once, at the end
+        [better] = (value_B > best_B).nonzero(as_tuple=True)
+        best_B[better], start_B[better] = value_B[better], start
+        best_BC[better] = pad(logits_BC[better], (0, CHUNK - logits_BC.shape[1]), value=-torch.inf)
+    return start_B + best_BC.argmax(-1)
 
 
 def _stacked(one_BT: torch.Tensor, other_BT: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow and the image processor raise for bytes that are no image, or one that is too long and thin."""
 AHEAD = 16
-"""Images that a thread decodes while the model answers others."""
+"""Images that a thread decodes while the model answers others, and prompts that are read at once."""
 REFILL = 4
 """One in so many of a full batch has left before others join: all wait while prompts are read."""
 
@@ -65,19 +65,22 @@ class InProcessEngine:
         waiting, full = next(coming, None), 0
         while batch or waiting:
             joining: dict[int, Encoded] = {}
-            while waiting and len(batch) * REFILL <= full * (REFILL - 1):
+            if len(batch) * REFILL <= full * (REFILL - 1):
+                full = 0
+            while waiting and not full and len(joining) < AHEAD:
                 number, example = waiting
                 if isinstance(example, Answer):
                     yield number, example
                 elif self._fits(batch, [*joining.values(), example]):
                     joining[number] = example
                 else:
+                    full = len(batch) + len(joining)
                     break
                 waiting = next(coming, None)
             try:
                 if joining:
                     batch.join(list(joining), list(joining.values()))
-                    self.steps, full = self.steps + 1, len(batch)
+                    self.steps += 1
                 finished = batch.step()
             except torch.OutOfMemoryError as error:
                 what = f"the GPU's memory ran out with {len(batch) or len(joining)} examples at a time: {error}"
