@@ -33,12 +33,13 @@ class RoomyLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the next tokens' [B, H, new, D] behind the others; returns all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         if self._buffers is None or self._buffers[0].shape[2] < end:
             held = (self.keys, self.values) if start else (key_states[:, :, :0], value_states[:, :, :0])
             self._buffers = _roomy(held[0], end + ROOM), _roomy(held[1], end + ROOM)
-            self.lazy_initialization(key_states, value_states)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
         self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
