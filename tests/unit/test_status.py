@@ -267,6 +267,13 @@ def test_watching_a_run_that_has_written_nothing_but_its_settings(made: Made, mo
     assert ["report " in text for text in shown] == [False, True]
 
 
+def followed(made: Made, story: Iterator[None], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What ``logs --follow`` prints of the training, with a chapter of the story between two looks."""
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=lambda _: next(story)))
+    monkeypatch.setattr(logs, "datetime", type("Then", (), {"now": staticmethod(lambda _: NOW)}))
+    return list(logs.texts(made.settings, made.storage, ["train"], follow=True))
+
+
 def test_a_bar_that_is_drawn_over_is_followed_line_by_line(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def story() -> Iterator[None]:
         made.say("train", log="one\n 10%", age=0)
@@ -276,10 +283,7 @@ def test_a_bar_that_is_drawn_over_is_followed_line_by_line(made: Made, monkeypat
         made.say("train", "failed", log="one\n100%\nthe end")
         yield
 
-    told = story()
-    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=lambda _: next(told)))
-    monkeypatch.setattr(logs, "datetime", type("Then", (), {"now": staticmethod(lambda _: NOW)}))
-    assert list(logs.texts(made.settings, made.storage, ["train"], follow=True)) == ["one\n", "100%\nthe end"]
+    assert followed(made, story(), monkeypatch) == ["one\n", "100%\nthe end"]
 
 
 def test_following_prints_each_line_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,10 +295,7 @@ def test_following_prints_each_line_once(made: Made, monkeypatch: pytest.MonkeyP
         made.say("train", "failed", log="two\nthree\nthe end\n")
         yield
 
-    told = story()
-    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=lambda _: next(told)))
-    monkeypatch.setattr(logs, "datetime", type("Then", (), {"now": staticmethod(lambda _: NOW)}))
-    assert list(logs.texts(made.settings, made.storage, ["train"], follow=True)) == [
+    assert followed(made, story(), monkeypatch) == [
         "one\ntwo\n",
         "three\n",
         "the end\n",
